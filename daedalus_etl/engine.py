@@ -1,0 +1,171 @@
+"""Profile -> DuckDB. Every call whose name differs between engine versions lives here, and no path is pasted into SQL:
+files and names are bound as variables of the session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+from daedalus_etl.audit import SCHEMAS, Facts, as_column
+from daedalus_etl.errors import DaedalusError
+from daedalus_etl.lanes import Lane, Segment
+from daedalus_etl.models import quote
+from daedalus_etl.profiles import Profile
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SANITIZED = r"""regexp_replace({}, '[/\\:*?"<>|]', '-', 'g')"""
+
+
+def connect(memory_limit: int, temp: Path | None, threads: int = 1) -> duckdb.DuckDBPyConnection:
+    """An in-memory DuckDB. One thread keeps row order and the order of float sums (FACTS 3, 10)."""
+    con = duckdb.connect(":memory:")
+    con.execute(f"set threads = {int(threads)}")
+    con.execute(f"set memory_limit = '{max(memory_limit // 1_000_000, 64)}MB'")
+    con.execute("set TimeZone = 'UTC'")
+    con.execute("set enable_progress_bar = false")
+    con.execute("set autoinstall_known_extensions = false")
+    con.execute("set autoload_known_extensions = false")
+    if temp is not None:
+        con.execute(f"set temp_directory = {quote(str(temp))}")
+    return con
+
+
+class Engine:
+    """One lane's session: a main connection, and a second one that writes what a kernel streams."""
+
+    def __init__(self, profile: Profile, temp: Path | None = None):
+        self.profile = profile
+        self.con = connect(profile.memory_limit // max(profile.workers, 1), profile.temp_directory or temp)
+        self.writer = self.con.cursor()
+        self.writer.execute("set TimeZone = 'UTC'")
+        self._bound: dict[str, Any] = {}
+
+    def close(self) -> None:
+        self.writer.close()
+        self.con.close()
+
+    # -- names in SQL -----------------------------------------------------------------------------------------
+
+    def bind(self, **values: Any) -> None:
+        """Set what `bind(name)` in a model stands for."""
+        for name, value in values.items():
+            if isinstance(value, float):
+                statement = f"set variable {name} = $1::double"
+            elif isinstance(value, int) and not isinstance(value, bool):
+                statement = f"set variable {name} = $1::bigint"
+            else:
+                statement = f"set variable {name} = $1"
+            for con in (self.con, self.writer):
+                con.execute(statement, [value])
+            self._bound[name] = value
+
+    def bound(self, name: str) -> str:
+        """How a bound value reads in SQL."""
+        if name not in self._bound:
+            raise DaedalusError(f"nothing is bound to {name}", hint="Models can bind exchange, symbol, source_symbol, "
+                                "span_start_us, span_end_us, horizon_us and price_unit.")  # fmt: skip
+        return f"getvariable('{name}')"
+
+    def raw(self, channel: str, lane: Lane, files: Sequence[tuple[Segment, Facts]]) -> str:
+        """The relation of a channel's segments: contract columns, file_index and file_row_number."""
+        self.bind(**{f"{channel}_files": [s.path for s, _ in files]})
+        return raw_relation(channel, lane, files, f"getvariable('{channel}_files')")
+
+    # -- running ----------------------------------------------------------------------------------------------
+
+    def table(self, name: str, sql: str) -> None:
+        self.con.execute(f"create or replace table {name} as\n{sql}")
+
+    def drop(self, name: str) -> None:
+        self.con.execute(f"drop table if exists {name}")
+
+    def row(self, sql: str) -> tuple[Any, ...]:
+        found = self.con.execute(sql).fetchone()
+        assert found is not None
+        return found
+
+    def reader(self, sql: str, batch_rows: int) -> pa.RecordBatchReader:
+        """An ordered, lazy Arrow stream. It holds its own cursor."""
+        cursor = self.con.cursor()
+        cursor.execute("set TimeZone = 'UTC'")
+        for name, value in self._bound.items():
+            cursor.execute(f"set variable {name} = $1", [value])
+        return cursor.execute(sql).to_arrow_reader(batch_rows)
+
+    def to_arrow(self, sql: str) -> pa.Table:
+        return self.con.execute(sql).to_arrow_table()
+
+    def load_arrow(self, name: str, table: pa.Table) -> None:
+        self.con.register("arrow_input", table)
+        self.con.execute(f"create or replace table {name} as select * from arrow_input")
+        self.con.unregister("arrow_input")
+
+    def copy(self, sql: str, path: Path, stream: pa.RecordBatchReader | None = None) -> int:
+        """Write a query, in its order, as one Parquet file; returns the rows. `stream` is the table kernel_output."""
+        con = self.con
+        if stream is not None:
+            con = self.writer
+            con.register("kernel_output", stream)
+        try:
+            done = con.execute(f"copy (\n{sql}\n) to $1 ({self.parquet_options()})", [str(path)]).fetchone()
+        finally:
+            if stream is not None:
+                con.unregister("kernel_output")
+        assert done is not None
+        return int(done[0])
+
+    def parquet_options(self) -> str:
+        p: Mapping[str, Any] = self.profile.parquet
+        options = ["format parquet", f"compression '{p.get('compression', 'zstd')}'",
+                   f"row_group_size {int(p.get('row_group_size', 61440))}",
+                   f"parquet_version '{p.get('version', 'v2')}'"]  # fmt: skip
+        if p.get("compression", "zstd") == "zstd" and "compression_level" in p:
+            options.append(f"compression_level {int(p['compression_level'])}")
+        return ", ".join(options)
+
+
+def raw_relation(channel: str, lane: Lane, files: Sequence[tuple[Segment, Facts]], paths: str) -> str:
+    """SQL of a channel's rows from a list of files (`paths`: a SQL expression), as the contract types them."""
+    schema = SCHEMAS[channel]
+    if not files:
+        nothing = ", ".join(f"null::{kind} as {name}" for name, kind in schema.items())
+        return f"(select {nothing}, 0::ubigint as segment, 0::bigint as position where false)"
+    found: dict[str, str] = {}
+    for _, facts in files:
+        for name, kind in facts.types:
+            if found.setdefault(name, kind) != kind:
+                found[name] = _wider(found[name], kind)
+    columns = ",\n        ".join(as_column(name, kind, found.get(name)) for name, kind in schema.items())
+    shared = any(len(facts.lanes) > 1 for _, facts in files)
+    only = (
+        f"\n    where {SANITIZED.format('exchange')} = {quote(lane.exchange)}"
+        f" and {SANITIZED.format('symbol')} = {quote(lane.symbol)}"
+        if shared
+        else ""
+    )
+    return (
+        f"(\n    select\n        {columns},\n        file_index as segment,\n        file_row_number as position\n"
+        f"    from read_parquet({paths}, hive_partitioning = false, union_by_name = true){only}\n)"
+    )
+
+
+def _wider(one: str, other: str) -> str:
+    """The type that union_by_name makes of two, as far as `as_column` must know."""
+    if one == '"NULL"':
+        return other
+    if other == '"NULL"':
+        return one
+    if "DOUBLE" in (one, other) or "FLOAT" in (one, other):
+        return "DOUBLE" if one[-1] != "]" else "other"
+    return "other"
+
+
+def batches(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    for batch in reader:
+        if batch.num_rows:
+            yield batch

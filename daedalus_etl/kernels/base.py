@@ -1,0 +1,46 @@
+"""What a kernel is to the runner. A kernel of your own subclasses `Kernel` and names its class KERNEL."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class Kernel:
+    """Walks a lane in order and carries state from batch to batch and from hour to hour.
+
+    The runner makes one per lane with the lane's variables, loads the state that was kept, calls `start_partition` before each
+    partition, `advance` for each ordered batch, `finish` after the last, and keeps what `save` returns.
+    """
+
+    version = 1  # rises when a field of the saved state changes its meaning
+    columns: tuple[str, ...] = ()  # names of the columns it adds, float64, NaN for NULL
+
+    def __init__(self, variables: dict):
+        self.variables = variables
+
+    def reads(self) -> tuple[str, ...]:
+        """Columns of the model's ordered input that it needs; the others pass by."""
+        raise NotImplementedError
+
+    def reads_beside(self) -> dict[str, tuple[str, ...]]:
+        """Columns of other relations of the lane, merged on the clock: relation name -> columns."""
+        return {}
+
+    def start_partition(self) -> None:
+        """lane_order counts from 0 again."""
+
+    def advance(self, columns: dict[str, np.ndarray], beside: dict[str, dict[str, np.ndarray]]) -> tuple[np.ndarray, int]:
+        """Walk n rows: float64[len(self.columns), n], and how many rows of the relation beside were taken."""
+        raise NotImplementedError
+
+    def finish(self, beside: dict[str, dict[str, np.ndarray]]) -> int:
+        """Take what is left beside at the end of a partition; returns how many rows."""
+        return 0
+
+    def save(self) -> dict[str, np.ndarray]:
+        """The whole state as named arrays, in one canonical form."""
+        raise NotImplementedError
+
+    def load(self, kept: dict[str, np.ndarray]) -> None:
+        """Take up what `save` gave."""
+        raise NotImplementedError

@@ -1,0 +1,266 @@
+"""sql/ -> a graph of models: what each refers to, their order, selection, and the SQL text of one for a span."""
+
+from __future__ import annotations
+
+import graphlib
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from daedalus_etl.errors import DaedalusError, UsageError
+from daedalus_etl.profiles import nearest
+
+LAYERS = ("bronze", "silver", "gold")
+KERNEL_OUTPUT = "kernel_output"
+
+
+@dataclass(frozen=True)
+class Model:
+    """One SQL file. `config` is its header; `refs` and `sources` are its only inputs."""
+
+    name: str
+    path: Path
+    text: str = field(repr=False)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    refs: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+
+    @property
+    def layer(self) -> str:
+        return self.name.partition(".")[0]
+
+    @property
+    def channel(self) -> str:
+        return self.config.get("channel", self.name.partition(".")[2])
+
+    @property
+    def folder(self) -> str:
+        """Where it is published, below processed/."""
+        return f"{self.layer}/{self.config.get('folder', self.name.partition('.')[2])}"
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        return (self.layer, self.channel, *self.config.get("tags", ()))
+
+    @property
+    def is_published(self) -> bool:
+        return "partition" in self.config
+
+
+def quote(value: Any) -> str:
+    """A Python value as a SQL literal."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return f"{value}::bigint"
+    if isinstance(value, float):
+        return f"{value!r}::double"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(quote(v) for v in value) + "]"
+    text = str(value)
+    plain = "'" + text.replace("'", "''") + "'"
+    return f"{plain}::varchar" if text == "" else plain
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a model is rendered for: where relations come from and what names are bound to."""
+
+    variables: Mapping[str, Any]
+    ref: Callable[[str], str]
+    source: Callable[[str], str]
+    bind: Callable[[str], str]
+    carries: Callable[[str], bool] = lambda name: False
+    carry: Callable[[str], str] = lambda name: name
+
+
+class Graph:
+    """All models of the project folders; a later folder's model of the same name replaces an earlier one."""
+
+    def __init__(self, projects: Iterable[Path], variables: Mapping[str, Any]):
+        self.projects = tuple(projects)
+        self._config: dict[str, Any] = {}
+        self._env = jinja2.Environment(
+            undefined=jinja2.StrictUndefined,
+            loader=jinja2.FileSystemLoader([str(p / "macros") for p in reversed(self.projects)]),
+            trim_blocks=False,
+            lstrip_blocks=False,
+            keep_trailing_newline=False,
+            extensions=["jinja2.ext.do"],
+        )
+        self.models: dict[str, Model] = {}
+        for project in self.projects:
+            for path in sorted((project / "sql").glob("*/*.sql")):
+                name = f"{path.parent.name}.{path.stem}"
+                self.models[name] = self._load(name, path, variables)
+        self._check()
+
+    # -- reading ----------------------------------------------------------------------------------------------
+
+    def _load(self, name: str, path: Path, variables: Mapping[str, Any]) -> Model:
+        refs: list[str] = []
+        sources: list[str] = []
+
+        def ref(other: str) -> str:
+            refs.append(other)
+            return other
+
+        def source(channel: str) -> str:
+            sources.append(channel)
+            return channel
+
+        text = path.read_text(encoding="utf-8")
+        model = Model(name, path, text)
+        self._config = {}
+        self.render(model, Context({**variables, "bar_duration_sec": 60}, ref, source, lambda n: n))
+        return Model(name, path, text, dict(self._config), tuple(dict.fromkeys(refs)), tuple(dict.fromkeys(sources)))
+
+    def _check(self) -> None:
+        for model in self.models.values():
+            for other in model.refs:
+                if other not in self.models:
+                    raise UsageError(
+                        f"refers to {other}, which no model defines.",
+                        str(model.path),
+                        f"{nearest(other, self.models)} `daedalus ls` shows all models.",
+                    )
+        try:
+            self.order()
+        except graphlib.CycleError as error:
+            raise UsageError(f"models refer to each other in a circle: {' -> '.join(error.args[1])}", "sql/") from None
+
+    # -- order and selection ----------------------------------------------------------------------------------
+
+    def order(self) -> list[Model]:
+        """All models, inputs before what reads them; by name where that leaves a choice."""
+        sorter = graphlib.TopologicalSorter({m.name: m.refs for m in self.models.values()})
+        sorter.prepare()
+        out: list[Model] = []
+        while sorter.is_active():
+            ready = sorted(sorter.get_ready())
+            out += [self.models[name] for name in ready]
+            sorter.done(*ready)
+        return out
+
+    def select(self, patterns: Iterable[str]) -> list[Model]:
+        """The models that the patterns name, in order: a name, `+name` with all it needs, `name+` with all that needs it, `tag:`.
+
+        No pattern selects all.
+        """
+        patterns = [p for text in patterns for p in text.split()]
+        if not patterns:
+            return self.order()
+        chosen: set[str] = set()
+        for pattern in patterns:
+            name = pattern.strip("+")
+            if name.startswith("tag:"):
+                found = {m.name for m in self.models.values() if name[4:] in m.tags}
+                known = sorted({f"tag:{t}" for m in self.models.values() for t in m.tags})
+            else:
+                found = {m for m in self.models if m == name or m.split(".")[1] == name}
+                known = sorted(self.models)
+            if not found:
+                raise UsageError(
+                    f"no model matches {name}", "--select", f"{nearest(name, known)} `daedalus ls` shows all models."
+                )
+            chosen |= found
+            for start in found:
+                if pattern.startswith("+"):
+                    chosen |= self._reach(start, lambda m: self.models[m].refs)
+                if pattern.endswith("+"):
+                    chosen |= self._reach(start, lambda m: [k.name for k in self.models.values() if m in k.refs])
+        return [m for m in self.order() if m.name in chosen]
+
+    @staticmethod
+    def _reach(start: str, step: Callable[[str], Iterable[str]]) -> set[str]:
+        seen: set[str] = set()
+        stack = [start]
+        while stack:
+            for other in step(stack.pop()):
+                if other not in seen:
+                    seen.add(other)
+                    stack.append(other)
+        return seen
+
+    # -- rendering --------------------------------------------------------------------------------------------
+
+    def render(self, model: Model, context: Context) -> list[str]:
+        """The model's statements as SQL text: one, or the kernel's ordered input and the shape of its result."""
+
+        def config(**values: Any) -> str:
+            self._config.update(values)
+            return ""
+
+        def var(name: str, default: Any = None) -> Any:
+            if name in context.variables:
+                return context.variables[name]
+            if name in ("bar_duration_sec", "input_is_ordered"):
+                return default
+            if default is not None:
+                return default
+            raise UsageError(f"no variable is called {name}", str(model.path), nearest(name, context.variables))
+
+        functions: dict[str, Any] = {
+            "config": config,
+            "var": var,
+            "ref": context.ref,
+            "source": context.source,
+            "bind": context.bind,
+            "carries": context.carries,
+            "carry": context.carry,
+            "kernel_output": lambda: KERNEL_OUTPUT,
+        }
+        self._env.globals.update(functions)
+        try:
+            for name in sorted(self._env.list_templates(extensions=["sql"])):
+                module = self._env.get_template(name).make_module()
+                self._env.globals.update(
+                    {k: v for k, v in vars(module).items() if isinstance(v, jinja2.runtime.Macro)}
+                )
+            text = self._env.from_string(model.text).render()
+        except jinja2.TemplateError as error:
+            line = getattr(error, "lineno", None)
+            raise UsageError(f"cannot be rendered: {error}", f"{model.path}{f':{line}' if line else ''}") from error
+        return [part for part in _statements(text)]
+
+    def digest(self, model: Model) -> str:
+        """Of the model's text, of all macros, and of the models that it reads inside its own SQL."""
+        h = hashlib.sha256()
+        names = [model.name, *(r for r in model.refs if r.startswith("bronze."))]
+        for name in names:
+            h.update(self.models[name].text.encode() + b"\0")
+        for name in sorted(self._env.list_templates(extensions=["sql"])):
+            assert self._env.loader is not None
+            h.update(self._env.loader.get_source(self._env, name)[0].encode() + b"\0")
+        return h.hexdigest()[:16]
+
+
+def _statements(text: str) -> list[str]:
+    """Split at the semicolons that end a line; there are none inside our statements."""
+    parts: list[list[str]] = [[]]
+    for line in text.strip().splitlines():
+        bare = line.rstrip()
+        if bare.endswith(";") and not bare.lstrip().startswith("--"):
+            parts[-1].append(bare[:-1])
+            parts.append([])
+        else:
+            parts[-1].append(bare)
+    out = ["\n".join(p).strip() for p in parts]
+    return [p for p in out if p and not all(line.startswith("--") or not line for line in p.splitlines())]
+
+
+def require_kernel_statements(model: Model, statements: list[str]) -> tuple[str, str]:
+    """The two statements of a model with a kernel. Raises DaedalusError if there are not two."""
+    if len(statements) != 2:
+        raise DaedalusError(
+            f"has a kernel and {len(statements)} statement(s)",
+            str(model.path),
+            "Write two, each ended by a semicolon: the kernel's ordered input, and its shape over kernel_output().",
+        )
+    return statements[0], statements[1]

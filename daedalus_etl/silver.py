@@ -1,0 +1,327 @@
+"""One lane through one silver model, hour by hour: what is carried over, what is streamed through the kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from daedalus_etl import models, publish
+from daedalus_etl.audit import Facts
+from daedalus_etl.engine import Engine, batches
+from daedalus_etl.lanes import US, Lane, Segment
+from daedalus_etl.models import Context, Graph, Model
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from daedalus_etl.kernels.base import Kernel
+
+Files = Mapping[str, Sequence[tuple[Segment, Facts]]]  # by channel
+
+
+class Walk:
+    """The state of a lane in one model, and the step over one hour.
+
+    inputs: bronze model name -> the lane that it reads (None: there is none).
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        graph: Graph,
+        model: Model,
+        lane: Lane,
+        symbol: str,
+        variables: Mapping[str, Any],
+        inputs: Mapping[str, Lane | None],
+        kernel: Kernel | None,
+    ):
+        self.engine, self.graph, self.model, self.lane = engine, graph, model, lane
+        self.variables, self.inputs, self.kernel = variables, inputs, kernel
+        self.price_unit: float | None = None
+        self.streamed = model.config.get("streams") if not variables["resample_frequency"] else None
+        engine.bind(exchange=lane.exchange, symbol=symbol, source_symbol=lane.symbol, price_unit=None, horizon_us=0)
+        for name in inputs:
+            engine.drop(_carried(name))
+        self._has_carry: set[str] = set()
+
+    # -- state ------------------------------------------------------------------------------------------------
+
+    def save(self) -> dict[str, bytes]:
+        """Everything that the next hour needs of the earlier ones, in one canonical form."""
+        kept: dict[str, bytes] = {}
+        for name in sorted(self._has_carry):
+            table = self.engine.to_arrow(f"select * from {_carried(name)} order by clock_us, lane_order, segment, position")
+            kept[f"carry:{name}"] = _arrow_bytes(table)
+        if self.kernel is not None:
+            kept["kernel"] = publish.arrays_to_bytes(self.kernel.save())
+        if self.price_unit is not None:
+            kept["price_unit"] = self.price_unit.hex().encode()
+        return kept
+
+    def load(self, kept: Mapping[str, bytes]) -> None:
+        for name, blob in kept.items():
+            if name.startswith("carry:"):
+                relation = name.partition(":")[2]
+                self.engine.load_arrow(_carried(relation), _arrow_table(blob))
+                self._has_carry.add(relation)
+        if self.kernel is not None and "kernel" in kept:
+            self.kernel.load(publish.arrays_from_bytes(kept["kernel"]))
+        if "price_unit" in kept:
+            self._fix_unit(float.fromhex(kept["price_unit"].decode()))
+
+    def _fix_unit(self, unit: float) -> None:
+        self.price_unit = unit
+        self.engine.bind(price_unit=unit)
+
+    # -- one hour ---------------------------------------------------------------------------------------------
+
+    def step(self, start: int, end: int, horizon: int, files: Files, target: Path | None) -> dict[str, int]:
+        """Take the hour [start, end) us in; write its rows to `target` unless it is None. Returns the counts."""
+        self.engine.bind(span_start_us=start, span_end_us=end, horizon_us=horizon)
+        counts = {"read": 0, "duplicate": 0, "invalid": 0, "overflow": 0, "written": 0}
+        for name in self.inputs:
+            if name != self.streamed:
+                self.engine.table(_table(name), self._bronze(name, files))
+        if self.model.config.get("price_unit") and self.price_unit is None:
+            self._find_unit(files)
+        own = f"bronze.{self.model.channel}"
+        if self.streamed is None and own in self.inputs:
+            self._count(own, counts)
+        if self.kernel is not None:
+            self._through_kernel(files, target, counts)
+        elif target is not None:
+            (statement,) = self.graph.render(self.model, self._context(files))
+            counts["written"] = self.engine.copy(statement, target)
+        for name in self.inputs:
+            if name != self.streamed:
+                self._carry_over(name, end)
+                self.engine.drop(_table(name))
+        return counts
+
+    def _count(self, name: str, counts: dict[str, int]) -> None:
+        read, duplicate, invalid, overflow, last = self.engine.row(
+            f"""select count(*), count(*) filter (where is_duplicate), count(*) filter (where not is_duplicate and not is_valid),
+            count(*) filter (where not is_duplicate and is_sound and not is_valid), max(clock_us)
+            from {_table(name)} where not is_context"""
+        )
+        counts.update(read=read, duplicate=duplicate, invalid=invalid, overflow=overflow)
+        if last is not None:
+            counts["max_clock"] = last
+
+    def _bronze(self, name: str, files: Files) -> str:
+        (statement,) = self.graph.render(self.graph.models[name], self._context(files))
+        return statement
+
+    def _context(self, files: Files, **extra: Any) -> Context:
+        def ref(name: str) -> str:
+            return f"(\n{self._bronze(name, files)}\n)" if name == self.streamed else _table(name)
+
+        def source(channel: str) -> str:
+            lane = self.inputs[f"bronze.{channel}"]
+            return self.engine.raw(channel, lane or self.lane, files.get(channel, ()))
+
+        return Context(
+            {**self.variables, "input_is_ordered": False, **self._flags, **extra},
+            ref,
+            source,
+            self.engine.bound,
+            lambda name: name in self._has_carry,
+            _carried,
+        )
+
+    _flags: Mapping[str, Any] = {}
+
+    def _find_unit(self, files: Files) -> None:
+        """The unit of exact price sums: 2**-54 of the power of two below the lane's first valid mid."""
+        name = f"bronze.{self.model.channel}"
+        mid = self.engine.con.execute(
+            f"select (bid + ask) / 2 from {_table(name)} where is_valid and not is_duplicate "
+            "order by clock_us, lane_order limit 1"
+        ).fetchone()
+        if mid is not None:
+            import math
+
+            self._fix_unit(math.ldexp(1.0, math.frexp(mid[0])[1] - 1 - 54))
+            self.engine.table(_table(name), self._bronze(name, files))
+
+    def _carry_over(self, name: str, end: int) -> None:
+        """Keep the rows that later hours look back on, and the last valid one before them, of whatever age."""
+        seconds = self.model.config.get("context", {}).get(name, 0)
+        edge = end - round(seconds * US)
+        self.engine.table(
+            _carried(name) + "_next",
+            f"""select * from {_table(name)}
+            where clock_us > {edge} or (clock_us, lane_order) = (
+                select (clock_us, lane_order) from {_table(name)}
+                where is_valid and not is_duplicate and clock_us <= {edge}
+                order by clock_us desc, lane_order desc limit 1
+            ) and not is_duplicate""",
+        )
+        self.engine.drop(_carried(name))
+        self.engine.con.execute(f"alter table {_carried(name)}_next rename to {_carried(name)}")
+        self._has_carry.add(name)
+
+    # -- the stream -------------------------------------------------------------------------------------------
+
+    def _through_kernel(self, files: Files, target: Path | None, counts: dict[str, int]) -> None:
+        import pyarrow as pa
+
+        assert self.kernel is not None
+        self._flags = {"input_is_ordered": self.streamed is not None and self._is_ordered(files, counts)}
+        ordered, shape = models.require_kernel_statements(
+            self.model, self.graph.render(self.model, self._context(files))
+        )
+        self._flags = {}
+        reader = self.engine.reader(ordered, self.engine.profile.batch_rows)
+        beside = {
+            name: Beside(self.engine, _table(name), columns)
+            for name, columns in self.kernel.reads_beside().items()
+            if name in self.inputs
+        }
+        self.kernel.start_partition()
+        seen = {"rows": 0, "invalid": 0, "last": None}
+        extra = [pa.field(name, pa.float64()) for name in self.kernel.columns]
+        schema = pa.schema([*reader.schema, *extra])
+        stream = self._walked(reader, beside, schema, seen)
+        if target is None:
+            for _ in stream:
+                pass
+        else:
+            counts["written"] = self.engine.copy(shape, target, pa.RecordBatchReader.from_batches(schema, stream))
+        for _ in stream:  # what DuckDB left, were it to stop early
+            raise AssertionError("rows were left in the kernel's stream")
+        for rows in beside.values():
+            self.kernel.finish({name: b.rest() for name, b in beside.items()})
+        if self.streamed is not None:
+            counts["invalid"] = seen["invalid"]
+            counts["duplicate"] = counts["read"] - seen["rows"]
+            if seen["last"] is not None:
+                counts["max_clock"] = seen["last"]
+
+    def _walked(self, reader: Any, beside: Mapping[str, Beside], schema: Any, seen: dict[str, Any]) -> Iterator[Any]:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        assert self.kernel is not None
+        reads = self.kernel.reads()
+        for batch in batches(reader):
+            columns = {name: _numpy(batch.column(name), pc) for name in reads}
+            until = int(columns["clock_us"][-1])
+            near = {name: rows.up_to(until) for name, rows in beside.items()}
+            out, taken = self.kernel.advance(columns, near)
+            for rows in beside.values():
+                rows.drop(taken)
+            seen["rows"] += batch.num_rows
+            seen["invalid"] += batch.num_rows - int(columns["is_valid"].sum())
+            seen["last"] = until
+            added = [pa.array(row, from_pandas=True) for row in out]
+            yield pa.RecordBatch.from_arrays([*batch.columns, *added], schema=schema)
+
+    def _is_ordered(self, files: Files, counts: dict[str, int]) -> bool:
+        """Does the hour's natural order rise strictly in (clock, timestamp, nonce)? Then it is lane order without duplicates,
+        and neither is sorted or searched for."""
+        name = self.streamed
+        assert name is not None
+        channel = self.graph.models[name].channel
+        lane = self.inputs[name]
+        source = self.engine.raw(channel, lane or self.lane, files.get(channel, ()))
+        nonce = "nonce" if channel == "orderbook" else "null::bigint as nonce"
+        clock = self.graph.render(
+            Model("clock", Path("clock"), "{{ clock_us() }}"), self._context(files)
+        )[0]  # fmt: skip
+        read, ordered = self.engine.row(
+            f"""
+            with clocked as (select {clock} as c, timestamp as t, {nonce} from {source}),
+            inside as (select * from clocked where c >= getvariable('span_start_us') and c < getvariable('span_end_us')),
+            lagged as (select c, t, nonce, lag(c) over () as pc, lag(t) over () as pt, lag(nonce) over () as pn from inside)
+            select count(*), coalesce(bool_and(coalesce(
+                pc is null or c > pc or (c = pc and (t > pt or (t = pt and nonce > pn))), false)), true)
+            from lagged
+            """
+        )
+        counts["read"] = read
+        return bool(ordered)
+
+
+class Beside:
+    """The rows of another relation of the lane, merged with the stream on the clock."""
+
+    def __init__(self, engine: Engine, table: str, columns: Sequence[str]):
+        self.columns = tuple(columns)
+        sql = (
+            f"select {', '.join(columns)} from {table} where not is_context and not is_duplicate order by clock_us, lane_order"
+        )
+        self._reader = engine.reader(sql, 8192)
+        self._batches = batches(self._reader)
+        self._rows: dict[str, Any] | None = None
+        self._done = False
+
+    def up_to(self, until: int) -> dict[str, Any]:
+        """At least all rows with a clock at or before `until` that were not dropped yet."""
+        while not self._done and (self._rows is None or not len(self._rows["clock_us"]) or self._rows["clock_us"][-1] <= until):
+            self._pull()
+        assert self._rows is not None
+        return self._rows
+
+    def drop(self, n: int) -> None:
+        assert self._rows is not None
+        if n:
+            self._rows = {name: values[n:] for name, values in self._rows.items()}
+
+    def rest(self) -> dict[str, Any]:
+        while not self._done:
+            self._pull()
+        assert self._rows is not None
+        return self._rows
+
+    def _pull(self) -> None:
+        import numpy as np
+        import pyarrow.compute as pc
+
+        batch = next(self._batches, None)
+        if batch is None:
+            self._done = True
+            if self._rows is None:
+                schema = self._reader.schema
+                self._rows = {n: np.empty(0, schema.field(n).type.to_pandas_dtype()) for n in self.columns}
+            return
+        new = {name: _numpy(batch.column(name), pc) for name in self.columns}
+        if self._rows is not None and len(self._rows[self.columns[0]]):
+            new = {name: np.concatenate([self._rows[name], values]) for name, values in new.items()}
+        self._rows = new
+
+
+def _numpy(column: Any, pc: Any) -> Any:
+    """An Arrow column as NumPy: NULL is NaN in floats; booleans and integers have no NULL here."""
+    import pyarrow as pa
+
+    if column.null_count:
+        if not pa.types.is_floating(column.type):
+            raise AssertionError(f"NULL in a column of type {column.type}")
+        column = pc.fill_null(column, float("nan"))
+    return column.to_numpy(zero_copy_only=False)
+
+
+def _table(name: str) -> str:
+    return name.replace(".", "_")
+
+
+def _carried(name: str) -> str:
+    return f"carried_{_table(name)}"
+
+
+def _arrow_bytes(table: pa.Table) -> bytes:
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_table(table.combine_chunks())
+    return sink.getvalue().to_pybytes()
+
+
+def _arrow_table(blob: bytes) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.ipc.open_stream(blob).read_all()

@@ -1,0 +1,79 @@
+-- Trades as they arrived, in lane order: names, types, validity, duplicates. No features.
+-- Duplicates stay, marked, since the dedupe window of the next hour looks back on them.
+{{ config(channel="trades") }}
+
+with arrived as (
+    select
+        *,
+        {{ clock_us() }} as clock_us
+    from {{ source("trades") }}
+),
+
+in_span as (
+    select
+        *,
+        row_number() over (
+            partition by
+                clock_us, capture_ts, collected_at, timestamp, trade_id, side, price, amount, cost, info_json
+            order by segment, position
+        ) > 1 as is_copy,
+        case lower(side) when 'buy' then 1 when 'sell' then -1 else 0 end::tinyint as direction,
+        {{ is_price("price") }} and {{ is_amount("amount") }} as is_sound
+    from arrived
+    where {{ in_span("clock_us") }}
+),
+
+typed as (
+    select
+        * exclude (info_json),
+        false as is_context,
+        null::boolean as is_duplicate,
+        null::bigint as lane_order,
+        is_sound
+        and {{ fits_price("price") }}
+        and {{ fits_amount("amount") }}
+        and {{ fits_amount(dollar_volume("price", "amount")) }}
+        and {{ fits_amount(base_volume("price", "amount")) }} as is_valid
+    from in_span
+),
+
+with_carried as (
+    select * from typed
+    {{ carried("bronze.trades") }}
+),
+
+-- a trade seen again within the window is a duplicate, whether the earlier one is itself one or not
+judged as (
+    select
+        * replace (
+            coalesce(
+                is_duplicate,
+                is_copy or (
+                    trade_id is not null
+                    and clock_us - lag(clock_us) over (
+                        partition by trade_id, timestamp, price, amount, direction
+                        order by clock_us, segment, position
+                    ) < {{ (var("trade_dedupe_window") * 1000000) | round | int }}
+                ),
+                false
+            ) as is_duplicate
+        )
+    from with_carried
+),
+
+final as (
+    select
+        * replace (
+            coalesce(
+                lane_order,
+                count(*) filter (where not is_duplicate) over (
+                    partition by is_context
+                    order by {{ lane_order_of("trades") }}
+                    rows between unbounded preceding and current row
+                ) - 1
+            ) as lane_order
+        )
+    from judged
+)
+
+select * from final
