@@ -40,10 +40,12 @@ def build(
     roots: dict[str, Path],
     want: Callable[[str], bool] | None = None,
     progress: Callable[[str], None] | None = None,
+    *,
+    remember: bool = True,
 ) -> Catalog:
     """Look at every segment below the channels' roots. What was audited before, and has not changed, is not opened again.
 
-    want: the channels that are needed; all if None.
+    want: the channels that are needed; all if None. remember: keep what was found out, below <data>/state.
     """
     from daedalus_etl import engine
 
@@ -72,7 +74,7 @@ def build(
                 continue
             for exchange, symbol in facts.lanes:
                 catalog.segments[Lane(exchange, symbol, channel)].append((segment, facts))
-        if now != known:
+        if remember and now != known:
             memory.parent.mkdir(parents=True, exist_ok=True)
             publish.write_synced(memory, json.dumps({"mark": mark, "segments": now}).encode())
     for lane in catalog.lanes:

@@ -129,11 +129,17 @@ class Engine:
         return ", ".join(options)
 
 
-def raw_relation(channel: str, lane: Lane, files: Sequence[tuple[Segment, Facts]], paths: str) -> str:
-    """SQL of a channel's rows from a list of files (`paths`: a SQL expression), as the contract types them."""
+def raw_relation(
+    channel: str, lane: Lane | None, files: Sequence[tuple[Segment, Facts]], paths: str, more: Mapping[str, str] | None = None
+) -> str:
+    """SQL of a channel's rows from a list of files (`paths`: a SQL expression), as the contract types them.
+
+    lane: None for those of all lanes in the files. more: further text columns, name -> expression over the file's columns.
+    """
+    more = more or {}
     schema = SCHEMAS[channel]
     if not files:
-        nothing = ", ".join(f"null::{kind} as {name}" for name, kind in schema.items())
+        nothing = ", ".join(f"null::{kind} as {name}" for name, kind in [*schema.items(), *((n, "varchar") for n in more)])
         return f"(select {nothing}, 0::ubigint as segment, 0::bigint as position where false)"
     found: dict[str, str] = {}
     for _, facts in files:
@@ -141,11 +147,12 @@ def raw_relation(channel: str, lane: Lane, files: Sequence[tuple[Segment, Facts]
             if found.setdefault(name, kind) != kind:
                 found[name] = _wider(found[name], kind)
     columns = ",\n        ".join(as_column(name, kind, found.get(name)) for name, kind in schema.items())
+    columns += "".join(f",\n        {expression} as {name}" for name, expression in more.items())
     shared = any(len(facts.lanes) > 1 for _, facts in files)
     only = (
         f"\n    where {SANITIZED.format('exchange')} = {quote(lane.exchange)}"
         f" and {SANITIZED.format('symbol')} = {quote(lane.symbol)}"
-        if shared
+        if lane is not None and shared
         else ""
     )
     return (

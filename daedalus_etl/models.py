@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 
 from daedalus_etl.errors import DaedalusError, UsageError
+from daedalus_etl.lanes import CHANNELS
 from daedalus_etl.profiles import nearest
 
 LAYERS = ("bronze", "silver", "gold")
@@ -130,10 +131,30 @@ class Graph:
                         str(model.path),
                         f"{nearest(other, self.models)} `daedalus ls` shows all models.",
                     )
+            self._check_layer(model)
         try:
             self.order()
         except graphlib.CycleError as error:
             raise UsageError(f"models refer to each other in a circle: {' -> '.join(error.args[1])}", "sql/") from None
+
+    def _check_layer(self, model: Model) -> None:
+        """Inputs run one layer up, so that each partition's are known before it is made."""
+        refs, layers = model.refs, {name.partition(".")[0] for name in model.refs}
+        what = ""
+        if model.layer == "silver" and (model.sources or layers - {"bronze"}):
+            what = "a silver model reads bronze models only"
+        elif model.layer == "gold" and (model.sources or len(refs) != 1 or layers != {"silver"}):
+            what = "a gold model reads exactly one silver model"
+        elif model.layer == "bronze" and refs:
+            what = "a bronze model reads source() only"
+        if what:
+            raise UsageError(what, str(model.path), f"It reads {', '.join((*refs, *model.sources)) or 'nothing'}.")
+        if model.is_published and model.channel not in CHANNELS:
+            raise UsageError(
+                f"no channel is called {model.channel}",
+                str(model.path),
+                f"Write config(channel=...) with one of {', '.join(CHANNELS)}: it says whose lanes the model walks.",
+            )
 
     # -- order and selection ----------------------------------------------------------------------------------
 

@@ -20,10 +20,10 @@ import duckdb
 from daedalus_etl import audit, catalog, kernels, lanes, publish
 from daedalus_etl.catalog import Catalog
 from daedalus_etl.engine import Engine
-from daedalus_etl.errors import DaedalusError
+from daedalus_etl.errors import DaedalusError, UsageError
 from daedalus_etl.lanes import DAY_US, HOUR_US, US, Lane
 from daedalus_etl.models import Context, Graph, Model
-from daedalus_etl.profiles import Profile
+from daedalus_etl.profiles import Profile, nearest
 from daedalus_etl.publish import Ledger, Record
 from daedalus_etl.silver import Walk
 
@@ -95,18 +95,18 @@ class Run:
 
     # -- what is there ----------------------------------------------------------------------------------------
 
-    def look(self) -> None:
-        """Discover and audit; decide names and partners from all of bronze."""
+    def look(self, *, remember: bool = True) -> None:
+        """Discover and audit; decide names and partners from all of bronze. remember=False writes nothing."""
         folders = catalog.roots(self.profile, self.selection.trades)
         if not any(folder.is_dir() for folder in folders.values()):
-            raise DaedalusError(
+            raise UsageError(
                 "there is no bronze",
                 str(folders["orderbook"].parent),
                 f"Collectors write {self.profile.data}/raw/ready/{self.profile.source}/<channel>/... "
                 "Set --data and --source, or try `daedalus demo`.",
             )
         self.there: Catalog = catalog.build(
-            self.profile, folders, progress=lambda path: self.tell("look", {"segment": path})
+            self.profile, folders, progress=lambda path: self.tell("look", {"segment": path}), remember=remember
         )
         variables = self.profile.variables
         self.names = lanes.canonical_names(self.there.lanes, variables)
@@ -122,8 +122,26 @@ class Run:
             for lane in self.there.lanes
             if lanes.is_selected(lane, self.selection.exchanges, self.selection.symbols, variables)
         ]
+        self._refuse_filters_that_match_nothing()
+
+    def _refuse_filters_that_match_nothing(self) -> None:
+        """A filter that means no lane of the selected models is a slip of the pen: say what there is instead."""
+        channels = {model.channel for model in self.graph.select(self.selection.models)}
+        filters = (("exchange", self.selection.exchanges), ("symbol", self.selection.symbols))
+        if not any(patterns for _, patterns in filters) or any(lane.channel in channels for lane in self.selected):
+            return
+        near = [lane for lane in self.there.lanes if lane.channel in channels]
+        for what, patterns in filters:
+            known = {str(getattr(lane, what)) for lane in near}
+            for pattern in patterns:
+                alone: dict[str, tuple[str, ...]] = {"exchanges": (), "symbols": (), f"{what}s": (pattern,)}
+                if not any(lanes.is_selected(lane, **alone, variables=self.profile.variables) for lane in near):
+                    raise UsageError(f"no {what} matches {pattern}", f"--{what}", nearest(pattern, known) if known else None)
+        raise UsageError("no lane matches all filters", "--exchange, --symbol", _listed(near))
 
     def warn(self, text: str) -> None:
+        if text in self.report.warnings:
+            return
         self.report.warnings.append(text)
         self.tell("warning", {"text": text})
 
@@ -455,6 +473,11 @@ class Run:
                 for work, record, key, wanted in self.silver_work(model, lane):
                     if wanted and not self.is_in(ledger, record, key, wanted):
                         yield replace(work, reason=_why(record, key))
+
+
+def _listed(found: list[Lane]) -> str:
+    shown = ", ".join(str(lane) for lane in found[:8])
+    return f"There are: {shown}{', ...' if len(found) > 8 else ''}." if found else "There are none of these channels."
 
 
 def _why(record: Record | None, key: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from daedalus_etl.lanes import US, Lane, Segment
 from daedalus_etl.models import Context, Graph, Model
 
 if TYPE_CHECKING:
+    import duckdb
     import pyarrow as pa
 
     from daedalus_etl.kernels.base import Kernel
@@ -134,16 +136,10 @@ class Walk:
     _flags: Mapping[str, Any] = {}
 
     def _find_unit(self, files: Files) -> None:
-        """The unit of exact price sums: 2**-54 of the power of two below the lane's first valid mid."""
         name = f"bronze.{self.model.channel}"
-        mid = self.engine.con.execute(
-            f"select (bid + ask) / 2 from {_table(name)} where is_valid and not is_duplicate "
-            "order by clock_us, lane_order limit 1"
-        ).fetchone()
-        if mid is not None:
-            import math
-
-            self._fix_unit(math.ldexp(1.0, math.frexp(mid[0])[1] - 1 - 54))
+        unit = price_unit(self.engine.con, _table(name))
+        if unit is not None:
+            self._fix_unit(unit)
             self.engine.table(_table(name), self._bronze(name, files))
 
     def _carry_over(self, name: str, end: int) -> None:
@@ -243,6 +239,14 @@ class Walk:
         )
         counts["read"] = read
         return bool(ordered)
+
+
+def price_unit(con: duckdb.DuckDBPyConnection, quotes: str) -> float | None:
+    """The unit of exact price sums: 2**-54 of the power of two below the first valid mid of bronze.ticker rows (SPEC 11.2)."""
+    mid = con.execute(
+        f"select (bid + ask) / 2 from {quotes} where is_valid and not is_duplicate order by clock_us, lane_order limit 1"
+    ).fetchone()
+    return math.ldexp(1.0, math.frexp(mid[0])[1] - 1 - 54) if mid is not None else None
 
 
 class Beside:

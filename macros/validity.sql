@@ -17,8 +17,8 @@ coalesce(
     and len(list_filter({{ bid_sizes }}, lambda x: x is null or not isfinite(x) or x < 0)) = 0
     and len(list_filter({{ ask_sizes }}, lambda x: x is null or not isfinite(x) or x < 0)) = 0
     and {{ bid_prices }}[1] < {{ ask_prices }}[1]
-    and list_reduce({{ bid_prices }}, lambda a, x: case when x < a then x else -1 end) > 0
-    and isfinite(list_reduce({{ ask_prices }}, lambda a, x: case when x > a then x else 'infinity'::double end)),
+    and list_reduce({{ bid_prices }}, lambda a, x: case when x < a then x else -1 end, 'infinity'::double) > 0
+    and isfinite(list_reduce({{ ask_prices }}, lambda a, x: case when x > a then x else 'infinity'::double end, 0::double)),
     false
 )
 {%- endmacro %}

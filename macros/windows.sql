@@ -36,10 +36,15 @@ sum_lo_lo{{ x }} - 2 * mean_lo{{ x }} * sum_lo{{ x }} + n{{ x }} * mean_lo{{ x }
 case
     when n{{ x }} < 2 then null
     when hi_hi{{ x }} < 35184372088832 then
-        ((hi_hi{{ x }} * 1208925819614629174706176 + hi_lo{{ x }} * 2199023255552 + lo_lo{{ x }})::double
-        - rest{{ x }} * rest{{ x }} / n{{ x }}) / (n{{ x }} - 1)
+        greatest(
+            (hi_hi{{ x }} * 1208925819614629174706176 + hi_lo{{ x }} * 2199023255552 + lo_lo{{ x }})::double
+            - rest{{ x }} * rest{{ x }} / n{{ x }},
+            0
+        ) / (n{{ x }} - 1)
     else
-        (hi_hi{{ x }}::double * 1208925819614629174706176.0 + hi_lo{{ x }}::double * 2199023255552.0
-        + lo_lo{{ x }}::double) / (n{{ x }} - 1)
+        (
+            hi_hi{{ x }}::double * 1208925819614629174706176.0 + hi_lo{{ x }}::double * 2199023255552.0
+            + lo_lo{{ x }}::double
+        ) / (n{{ x }} - 1)
 end
 {%- endmacro %}

@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 from daedalus_etl.errors import DaedalusError
@@ -43,12 +44,23 @@ def load(name: str, folders: tuple[Path, ...] = ()) -> type:
     for folder in folders:
         path = folder / f"{name}.py"
         if path.is_file():
-            spec = importlib.util.spec_from_file_location(f"daedalus_project_kernels.{name}", path)
-            assert spec is not None and spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-            return module.KERNEL
+            return _load_file(name, path)
     if (HERE / f"{name}.py").is_file():
         return importlib.import_module(f"daedalus_etl.kernels.{name}").KERNEL
     ours = sorted(p.stem for folder in (HERE, *folders) for p in folder.glob("*.py") if "KERNEL = " in p.read_text())
     raise DaedalusError(f"no kernel is called {name}", hint=f"There are: {', '.join(ours)}.")
+
+
+def _load_file(name: str, path: Path) -> type:
+    """The class KERNEL of a user's file. Raises DaedalusError with the error of the file's own, if it has one."""
+    spec = importlib.util.spec_from_file_location(f"daedalus_project_kernels.{name}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # numba looks here for what it takes from its cache
+    try:
+        spec.loader.exec_module(module)
+        return module.KERNEL
+    except Exception as error:
+        raise DaedalusError(
+            f"cannot be loaded: {type(error).__name__}: {error}", str(path), "Its last line is KERNEL = <your class>."
+        ) from error

@@ -126,7 +126,7 @@ final as (
         {%- endfor %}
         {%- for h in var("rolling_windows") %},
         sum_{{ h }}::double / n_{{ h }} * {{ bind("price_unit") }} as mid_price_mean_{{ h }}s,
-        sqrt(greatest({{ exact_variance("_" ~ h) }}, 0)) * {{ bind("price_unit") }} as mid_price_std_{{ h }}s,
+        sqrt({{ exact_variance("_" ~ h) }}) * {{ bind("price_unit") }} as mid_price_std_{{ h }}s,
         spread_units_{{ h }}::double / 1024 / n_{{ h }} * {{ bind("price_unit") }} as spread_mean_{{ h }}s,
         imbalance_units_{{ h }}::double / 1152921504606846976.0 / nullif(imbalance_count_{{ h }}, 0)
             as vol_imbalance_mean_{{ h }}s

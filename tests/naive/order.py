@@ -289,6 +289,7 @@ EXTRA = ["clock", "clock_ts", "source_symbol", "is_valid", "segment", "position"
 def silver_row(row: Row, channel: str, features: Sequence[str]) -> Row:
     """The scalars as received and every feature as None, to be filled if the row is valid."""
     out = {name: row.get(name) for name in SCALARS[channel] + EXTRA}
+    out.update(zip(["year", "month", "day", "hour"], calendar(row["clock"]), strict=True))  # silver's are the clock's
     out.update(dict.fromkeys(features))
     out["_scale"] = {}
     return out

@@ -1,0 +1,231 @@
+"""Models -> plain SQL that runs as it is in the DuckDB CLI: bound values are literals, inputs are inlined, nothing is carried."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from daedalus_etl import engine, kernels, models, silver
+from daedalus_etl.lanes import HOUR_US, Lane, partition_path
+from daedalus_etl.models import Context, Graph, Model
+from daedalus_etl.profiles import Profile
+from daedalus_etl.runner import Run
+from daedalus_etl.times import show_time
+
+MARK = ".daedalus-compiled"  # `daedalus clean` removes only folders that hold it
+
+
+@dataclass(frozen=True)
+class Script:
+    """One compiled file: its path below the output folder, and its SQL."""
+
+    path: str
+    sql: str
+
+
+def literal(value: Any) -> str:
+    """A bound value in SQL text. A line break would be taken for the end of a line of SQL."""
+    if isinstance(value, str) and "\n" in value:
+        return "concat(" + ", chr(10), ".join(models.quote(part) for part in value.split("\n")) + ")"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(literal(v) for v in value) + "]"
+    return models.quote(value)
+
+
+class Compiler:
+    """Renders models for one lane as one span, from the lane's first segment up to --end."""
+
+    def __init__(self, run: Run):
+        self.run, self.graph = run, run.graph
+        self.notes: list[str] = []
+
+    def scripts(self, model: Model, lane: Lane) -> Iterator[Script]:
+        """The files that a model compiles to for a lane."""
+        base = model.name.replace(".", "/", 1)
+        values = self._values(lane)
+        if model.layer == "gold":
+            yield from self._bars(model, lane, values, base)
+            return
+        if model.config.get("price_unit") or model.channel == "ticker":
+            values["price_unit"] = self._price_unit(lane, values)
+        statements = self.graph.render(model, self._context(model, lane, values))
+        clock = "clock_us" if model.layer == "bronze" else "epoch_us(clock_ts)"
+        if "kernel" in model.config:
+            ordered, shape = models.require_kernel_statements(model, statements)
+            yield self._script(f"{base}.input", model, lane, values, ordered)
+            yield self._script(f"{base}.shape", model, lane, values, self._from_start(shape, clock))
+        else:
+            (statement,) = statements
+            yield self._script(base, model, lane, values, self._from_start(statement, clock))
+
+    def _bars(self, model: Model, lane: Lane, values: dict[str, Any], base: str) -> Iterator[Script]:
+        """One file for each duration."""
+        variables = self.run.profile.for_lane(lane.exchange, lane.symbol)
+        for duration in variables["bar_durations"] if model.config.get("per") == "bar_durations" else (0,):
+            files, bound = self._published(model, lane, duration)
+            own = {**values, **bound}
+            context = self._context(model, lane, own, files, bar_duration_sec=duration or 60)
+            (statement,) = self.graph.render(model, context)
+            name = f"{base}.{duration}s" if duration else base
+            yield self._script(name, model, lane, own, self._from_start(statement, "epoch_us(bar_start)"))
+
+    def _published(self, model: Model, lane: Lane, duration: int) -> tuple[list[str], dict[str, Any]]:
+        """The silver files that a lane's bars need, and the span that they fill."""
+        processed = self.run.profile.data.absolute() / "processed"
+        works = [(work, files) for work, _, _, files in self.run.gold_work(model, lane) if work.duration == duration]
+        paths = sorted({path for _, files in works for _, path in files})
+        if paths:
+            bound = {
+                "span_start_us": min(work.start for work, _ in works),
+                "span_end_us": max(work.end for work, _ in works),
+                "horizon_us": int(works[0][0].reason),
+            }
+            return [str(processed / path) for path in paths], bound
+        silver_name = model.refs[0]
+        note = f"{silver_name} {lane} is not published yet: {model.name} runs after `daedalus run --select {silver_name}`."
+        if note not in self.notes:
+            self.notes.append(note)
+        folder = processed / self.graph.models[silver_name].folder
+        hive = partition_path(lane.exchange, self.run.names[lane], 0, by="day").partition("/year=")[0]
+        return [f"{folder}/{hive}/**/*.parquet"], {}
+
+    # -- what names stand for -----------------------------------------------------------------------------------
+
+    def _values(self, lane: Lane) -> dict[str, Any]:
+        end = self.run.selection.end
+        segments = [f for taken in self._lanes(lane) for _, f in self.run.there.segments.get(taken, ()) if f.rows]
+        own = [f for _, f in self.run.there.segments[lane] if f.rows]
+        first = min((f.min_clock for f in segments), default=0) // HOUR_US * HOUR_US
+        last = (max((f.max_clock for f in own), default=0) // HOUR_US + 1) * HOUR_US
+        return {
+            "exchange": lane.exchange,
+            "symbol": self.run.names[lane],
+            "source_symbol": lane.symbol,
+            "span_start_us": first,
+            "span_end_us": min(last, end) if end is not None else last,
+            "horizon_us": self.run.horizon(lane),
+            "price_unit": None,
+        }
+
+    def _lanes(self, lane: Lane) -> Iterable[Lane]:
+        """A lane and those that its models read beside it."""
+        found = {lane}
+        for model in self.graph.models.values():
+            if model.layer == "silver" and model.channel == lane.channel:
+                found |= {taken for taken in self.run.inputs(model, lane).values() if taken}
+        return sorted(found)
+
+    def _context(
+        self, model: Model, lane: Lane, values: Mapping[str, Any], files: list[str] | None = None, **extra: Any
+    ) -> Context:
+        variables = {**self.run.profile.for_lane(lane.exchange, lane.symbol), "input_is_ordered": False, **extra}
+        inputs = self.run.inputs(model, lane) if model.layer == "silver" else {f"bronze.{lane.channel}": lane}
+
+        def source(channel: str) -> str:
+            taken = inputs.get(f"bronze.{channel}")
+            found = self.run.there.during(taken, values["span_start_us"], values["span_end_us"]) if taken else []
+            paths = literal([str(Path(s.path).absolute()) for s, _ in found])
+            return engine.raw_relation(channel, taken or lane, found, paths)
+
+        def ref(name: str) -> str:
+            if files is not None and self.graph.models[name].is_published:
+                return f"read_parquet({literal(files)}, hive_partitioning = false)"
+            (statement,) = self.graph.render(self.graph.models[name], context)
+            return f"(\n{statement}\n)"
+
+        context = Context(variables, ref, source, lambda name: _value(values, name))
+        return context
+
+    def _price_unit(self, lane: Lane, values: Mapping[str, Any]) -> float | None:
+        """As the runner finds it: from the first hour with a valid quote."""
+        bronze = self.graph.models["bronze.ticker"]
+        con = engine.connect(self.run.profile.memory_limit, None)
+        try:
+            for hour in range(values["span_start_us"], values["span_end_us"], HOUR_US):
+                behind = min(hour + HOUR_US, values["span_end_us"])
+                if not self.run.there.during(lane, hour, behind):
+                    continue
+                span = {**values, "span_start_us": hour, "span_end_us": behind}
+                (statement,) = self.graph.render(bronze, self._context(bronze, lane, span))
+                unit = silver.price_unit(con, f"(\n{statement}\n)")
+                if unit is not None:
+                    return unit
+        finally:
+            con.close()
+        return None
+
+    # -- text ---------------------------------------------------------------------------------------------------
+
+    def _from_start(self, statement: str, clock: str) -> str:
+        """State is the lane's from its first row; --start only chooses what is shown (SPEC 11.3)."""
+        start = self.run.selection.start
+        return statement if start is None else f"select * from (\n{statement}\n) where {clock} >= {literal(start)}"
+
+    def _script(self, name: str, model: Model, lane: Lane, values: Mapping[str, Any], statement: str) -> Script:
+        start, end = show_time(values["span_start_us"]), show_time(values["span_end_us"])
+        lines = [
+            f"{model.name} of {lane}, compiled from sql/{model.layer}/{model.path.name}.",
+            f"Clocks from {start} up to {end} UTC, as one span.",
+        ]
+        if name.endswith(".shape"):
+            lines.append(f"Over a table {models.KERNEL_OUTPUT}: the rows of {model.name}.input.sql and the kernel's columns.")
+        elif model.layer == "gold":
+            lines.append("With `set threads = 1` its sums are those of the published files to the last bit.")
+        else:
+            lines.append("It runs as it is. lane_order counts from the span's first row, in published files from each hour's.")
+        head = "\n".join("-- " + " ".join(line.split()) for line in lines)  # a name may hold a line break
+        return Script(f"{name}.sql", f"{head}\n{statement};\n")
+
+
+def _value(values: Mapping[str, Any], name: str) -> str:
+    if values[name] is None:
+        return "null::double"
+    return literal(values[name])
+
+
+def lanes_of(run: Run, model: Model, *, every: bool) -> list[Lane]:
+    """The selected lanes that a model is compiled for: the first, or all."""
+    found = [lane for lane in run.selected if lane.channel == model.channel]
+    return found if every else found[:1]
+
+
+def write(scripts: Iterable[Script], folder: Path) -> list[Path]:
+    """Write compiled files below a folder; returns their paths."""
+    written = []
+    for script in scripts:
+        path = folder / script.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(script.sql, encoding="utf-8", errors="surrogateescape")
+        written.append(path)
+    if written:
+        (folder / MARK).touch()
+    return written
+
+
+def empty(profile: Profile, graph: Graph, model: Model) -> str:
+    """A relation with a model's columns and no rows, for what nothing was published of yet."""
+    lane = Lane("", "", model.channel)
+    values: dict[str, Any] = dict.fromkeys(("span_start_us", "span_end_us", "horizon_us"), 0)
+    values |= {"exchange": "", "symbol": "", "source_symbol": "", "price_unit": None}
+
+    def ref(name: str) -> str:
+        return f"(\n{empty(profile, graph, graph.models[name])}\n)"
+
+    context = Context(
+        {**profile.variables, "input_is_ordered": False, "bar_duration_sec": 60},
+        ref,
+        lambda channel: engine.raw_relation(channel, lane, (), ""),
+        lambda name: _value(values, name),
+    )
+    statements = graph.render(model, context)
+    if "kernel" not in model.config:
+        return statements[0]
+    ordered, shape = models.require_kernel_statements(model, statements)
+    kernel = kernels.load(model.config["kernel"], tuple(p / "kernels" for p in profile.projects[1:]))
+    added = ", ".join(f'null::double as "{name}"' for name in kernel(dict(profile.variables)).columns)
+    return (
+        f"select * from (\nwith {models.KERNEL_OUTPUT} as (\nselect *, {added} from (\n{ordered}\n)\n)\n"
+        f"select * from (\n{shape}\n)\n)"
+    )

@@ -1,0 +1,214 @@
+"""What a user sees: tables on stdout, progress and warnings on stderr, one JSON object a line for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from daedalus_etl.runner import Report, Run
+
+EVERY = 5.0  # seconds between lines of progress where there is no terminal
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Aligned columns; numbers to the right, with separators of thousands."""
+    cells = [[f"{c:,}" if isinstance(c, int) else str(c) for c in row] for row in rows]
+    right = [bool(rows) and all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(header))]
+    widths = [max(len(line[i]) for line in [list(header), *cells]) for i in range(len(header))]
+    lines = [
+        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)).rstrip()
+        for line in [list(header), *cells]
+    ]
+    return "\n".join(lines)
+
+
+def emit(event: str, details: Mapping[str, Any]) -> None:
+    """One JSON object on a line of stdout."""
+    click.echo(json.dumps({"event": event, **details}, default=str))
+
+
+def note(text: str) -> None:
+    """A line on stderr."""
+    click.echo(text, err=True)
+
+
+class Lines:
+    """A run told in lines on stderr: what is wrong at once, progress every few seconds and at each lane's end."""
+
+    def __init__(self, *, as_json: bool = False):
+        self.as_json = as_json
+        self.run: Run | None = None
+        self._lane = ""
+        self._rows = self._partitions = self._segments = 0
+        self._began = self._said = time.monotonic()
+
+    def __call__(self, event: str, details: Mapping[str, Any]) -> None:
+        if self.as_json and event not in ("look", "lane", "walked"):
+            emit(event, details)
+        told = getattr(self, f"on_{event}", None)
+        if told is not None:
+            told(details)
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end_lane()
+
+    def say(self, text: str) -> None:
+        note(text)
+
+    # -- what is wrong ------------------------------------------------------------------------------------------
+
+    def on_warning(self, details: Mapping[str, Any]) -> None:
+        self.say(f"Warning: {details['text']}")
+
+    def on_quarantined(self, details: Mapping[str, Any]) -> None:
+        self.say(f"Quarantined: {details['segment']}: {details['reason']}")
+
+    def on_failed(self, details: Mapping[str, Any]) -> None:
+        self.say(f"Failed: {details['model']} {details['lane']}: {details['error']}")
+
+    # -- progress -----------------------------------------------------------------------------------------------
+
+    def on_look(self, details: Mapping[str, Any]) -> None:
+        self._segments += 1
+        if time.monotonic() - self._said > EVERY:
+            self._said = time.monotonic()
+            self.say(f"looking at bronze: {self._segments:,} new segments")
+
+    def on_lane(self, details: Mapping[str, Any]) -> None:
+        self._end_lane()
+        self._lane = f"{details['model']} {details['lane'].partition(' ')[2]}"
+        self._rows = self._partitions = 0
+        self._began = self._said = time.monotonic()
+
+    def on_partition(self, details: Mapping[str, Any]) -> None:
+        self._rows += details.get("read", 0)
+        self._partitions += 1
+        if time.monotonic() - self._said > EVERY:
+            self._said = time.monotonic()
+            self.say(f"{self._lane}: {details['partition']}, {self._so_far()}")
+
+    def on_walked(self, details: Mapping[str, Any]) -> None:
+        if time.monotonic() - self._said > EVERY:
+            self._said = time.monotonic()
+            self.say(f"{self._lane}: walking to the first hour, now at {details['partition']}")
+
+    def _so_far(self) -> str:
+        seconds = time.monotonic() - self._began
+        plural = "partition" if self._partitions == 1 else "partitions"
+        return f"{self._partitions:,} {plural}, {self._rows:,} rows, {self._rows / max(seconds, 1e-3):,.0f} rows/s"
+
+    def _end_lane(self) -> None:
+        if self._partitions:
+            self.say(f"{self._lane}: {self._so_far()}")
+        self._partitions = 0
+
+
+class Bar(Lines):
+    """The same on a terminal: a bar with the lane, rows/s and the time left."""
+
+    def __init__(self, *, as_json: bool = False):
+        super().__init__(as_json=as_json)
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+        self._progress = Progress(
+            SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(bar_width=None),
+            TextColumn("{task.percentage:>3.0f}%"), TextColumn("{task.fields[rate]}"), TimeRemainingColumn(compact=True),
+            console=Console(stderr=True), transient=True,
+        )  # fmt: skip
+        self._task = self._progress.add_task("looking at bronze", total=None, rate="")
+        self._start: float | None = None
+        self._done = 0
+        self._layers: tuple[str, ...] = ()
+
+    def __enter__(self) -> Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def say(self, text: str) -> None:
+        self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def on_look(self, details: Mapping[str, Any]) -> None:
+        self._segments += 1
+        self._progress.update(self._task, description=f"looking at bronze: {self._segments:,} new segments")
+
+    def on_plan(self, details: Mapping[str, Any]) -> None:
+        if self.run is None:
+            return
+        rows = {"silver": 0, "gold": 0}
+        for work in self.run.pending():
+            rows[work.model.layer] = rows.get(work.model.layer, 0) + work.rows
+        # gold follows silver, many times faster: it counts only where there is nothing else
+        self._layers = ("silver",) if rows["silver"] else ("gold",)
+        self._progress.update(self._task, total=rows[self._layers[0]] or None)
+
+    def on_lane(self, details: Mapping[str, Any]) -> None:
+        self._progress.update(self._task, description=f"{details['model']} {details['lane'].partition(' ')[2]}")
+
+    def on_partition(self, details: Mapping[str, Any]) -> None:
+        if details["model"].partition(".")[0] not in self._layers:
+            return
+        now = time.monotonic()
+        if self._start is None:
+            self._start = now - details.get("seconds", 0)
+        self._done += details.get("read", 0)
+        rate = f"{self._done / max(now - self._start, 1e-3):,.0f} rows/s"
+        self._progress.update(self._task, completed=self._done, rate=rate)
+
+    def on_walked(self, details: Mapping[str, Any]) -> None:
+        self._progress.update(self._task, description=f"{details['model']} {details['symbol']}: walking, {details['partition']}")
+
+
+def teller(*, as_json: bool) -> Lines:
+    """How a run is told: with a bar where stderr is a terminal."""
+    return Bar(as_json=as_json) if sys.stderr.isatty() else Lines(as_json=as_json)
+
+
+def summary(report: Report, seconds: float) -> dict[str, Any]:
+    """A run in numbers, for the last line of --json."""
+    return {
+        "made": len(report.done),
+        "fresh": report.fresh,
+        "rows": sum(d.get("written", 0) for d in report.done),
+        "failed": len(report.failed),
+        "quarantined": len(report.quarantined),
+        "warnings": len(report.warnings),
+        "seconds": round(seconds, 3),
+        "exit_code": report.exit_code,
+    }
+
+
+def summary_text(report: Report, seconds: float) -> str:
+    """A run in a few lines, for people."""
+    models: dict[str, list[int]] = {}
+    lanes: dict[str, set[tuple[str, str]]] = {}
+    for done in report.done:
+        sums = models.setdefault(done["model"], [0, 0])
+        sums[0] += 1
+        sums[1] += done.get("written", 0)
+        lanes.setdefault(done["model"], set()).add((done["exchange"], done["source_symbol"]))
+    lines = []
+    if models:
+        rows = [[name, len(lanes[name]), *sums] for name, sums in models.items()]
+        lines.append(table(["model", "lanes", "partitions", "rows"], rows))
+    made = sum(sums[0] for sums in models.values())
+    lines.append(f"{made:,} partitions made, {report.fresh:,} were up to date; {seconds:.1f} s.")
+    for count, what in ((len(report.failed), "failed"), (len(report.quarantined), "quarantined")):
+        if count:
+            thing = ("model and lane" if count == 1 else "models and lanes") if what == "failed" else (
+                "segment" if count == 1 else "segments"
+            )  # fmt: skip
+            lines.append(f"{count:,} {thing} {what}: see above; all others are done.")
+    return "\n".join(lines)
