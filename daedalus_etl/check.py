@@ -1,4 +1,4 @@
-"""The bronze contract applied to a root (SPEC section 2): what cannot be used, and what each lane is like. Writes nothing."""
+"""The bronze contract applied to a root (SPEC 2): what cannot be used, what each lane is like. Writes nothing."""
 
 from __future__ import annotations
 
@@ -21,14 +21,18 @@ from daedalus_etl.profiles import Profile
 from daedalus_etl.silver import Walk
 
 # What real feeds hold and the contract allows: name -> condition over the contract's columns.
-_BOTH: Mapping[str, str] = {"no timestamp": "timestamp is null", "late": "timestamp is not null and abs(epoch_ms(capture_ts) - timestamp) > 86400000"}
+_BOTH: dict[str, str] = {
+    "no timestamp": "timestamp is null",
+    "a day off": "timestamp is not null and abs(epoch_ms(capture_ts) - timestamp) > 86400000",
+}
 QUIRKS: Mapping[str, Mapping[str, str]] = {
     "orderbook": _BOTH
     | {
         "no nonce": "nonce is null",
         "one-sided": "coalesce(len(bids), 0) = 0 or coalesce(len(asks), 0) = 0",
         "crossed": "bids[1].price >= asks[1].price",
-        "zero sizes": "len(list_filter(bids, lambda x: x.size = 0)) > 0 or len(list_filter(asks, lambda x: x.size = 0)) > 0",
+        "with zero sizes": "list_contains(list_transform(bids, lambda x: x.size = 0), true) "
+        "or list_contains(list_transform(asks, lambda x: x.size = 0), true)",
     },
     "trades": _BOTH
     | {
@@ -77,7 +81,7 @@ def roots(bronze: Path, source: str) -> dict[str, Path]:
         raise UsageError(f"holds no source {source}", str(bronze), f"There are: {', '.join(others)}. Set --source.")
     raise UsageError(
         "is no bronze", str(bronze),
-        f"Name a data root, which holds raw/ready/{source}/, or a folder that holds {', '.join(CHANNELS[:-1])} or {CHANNELS[-1]}.",
+        f"Name a data root, which holds raw/ready/{source}/, or a folder that holds orderbook, trades or ticker.",
     )  # fmt: skip
 
 
@@ -158,7 +162,10 @@ def _walked(
     """Duplicates and validity as a run judges them, hour by hour."""
     bronze = f"bronze.{lane.channel}"
     variables = profile.for_lane(lane.exchange, lane.symbol)
-    config = {"channel": lane.channel, "context": {bronze: variables["trade_dedupe_window"] if lane.channel == "trades" else 0}}
+    config = {
+        "channel": lane.channel,
+        "context": {bronze: variables["trade_dedupe_window"] if lane.channel == "trades" else 0},
+    }
     model = Model("check." + lane.channel, Path("check"), "", config, (bronze,))
     walk = Walk(session, graph, model, lane, lane.symbol, variables, {bronze: lane}, None)
     last = max((f.max_clock for _, f in segments), default=0)

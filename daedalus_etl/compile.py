@@ -1,4 +1,4 @@
-"""Models -> plain SQL that runs as it is in the DuckDB CLI: bound values are literals, inputs are inlined, nothing is carried."""
+"""Models -> plain SQL for the DuckDB CLI: bound values are literals, inputs are inlined, nothing is carried."""
 
 from __future__ import annotations
 
@@ -84,7 +84,9 @@ class Compiler:
             }
             return [str(processed / path) for path in paths], bound
         silver_name = model.refs[0]
-        note = f"{silver_name} {lane} is not published yet: {model.name} runs after `daedalus run --select {silver_name}`."
+        note = (
+            f"{silver_name} {lane} is not published yet: {model.name} runs after `daedalus run --select {silver_name}`."
+        )
         if note not in self.notes:
             self.notes.append(note)
         folder = processed / self.graph.models[silver_name].folder
@@ -170,11 +172,15 @@ class Compiler:
             f"Clocks from {start} up to {end} UTC, as one span.",
         ]
         if name.endswith(".shape"):
-            lines.append(f"Over a table {models.KERNEL_OUTPUT}: the rows of {model.name}.input.sql and the kernel's columns.")
+            lines.append(
+                f"Over a table {models.KERNEL_OUTPUT}: the rows of {model.name}.input.sql and the kernel's columns."
+            )
         elif model.layer == "gold":
             lines.append("With `set threads = 1` its sums are those of the published files to the last bit.")
         else:
-            lines.append("It runs as it is. lane_order counts from the span's first row, in published files from each hour's.")
+            lines.append(
+                "It runs as it is. lane_order counts from the span's first row, in published files from each hour's."
+            )
         head = "\n".join("-- " + " ".join(line.split()) for line in lines)  # a name may hold a line break
         return Script(f"{name}.sql", f"{head}\n{statement};\n")
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -77,7 +78,7 @@ class Lines:
 
     # -- progress -----------------------------------------------------------------------------------------------
 
-    def on_look(self, details: Mapping[str, Any]) -> None:
+    def on_look(self, _: Mapping[str, Any]) -> None:
         self._segments += 1
         if time.monotonic() - self._said > EVERY:
             self._said = time.monotonic()
@@ -122,7 +123,8 @@ class Bar(Lines):
 
         self._progress = Progress(
             SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(bar_width=None),
-            TextColumn("{task.percentage:>3.0f}%"), TextColumn("{task.fields[rate]}"), TimeRemainingColumn(compact=True),
+            TextColumn("{task.percentage:>3.0f}%"), TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(compact=True),
             console=Console(stderr=True), transient=True,
         )  # fmt: skip
         self._task = self._progress.add_task("looking at bronze", total=None, rate="")
@@ -140,11 +142,11 @@ class Bar(Lines):
     def say(self, text: str) -> None:
         self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def on_look(self, details: Mapping[str, Any]) -> None:
+    def on_look(self, _: Mapping[str, Any]) -> None:
         self._segments += 1
         self._progress.update(self._task, description=f"looking at bronze: {self._segments:,} new segments")
 
-    def on_plan(self, details: Mapping[str, Any]) -> None:
+    def on_plan(self, _: Mapping[str, Any]) -> None:
         if self.run is None:
             return
         rows = {"silver": 0, "gold": 0}
@@ -168,7 +170,9 @@ class Bar(Lines):
         self._progress.update(self._task, completed=self._done, rate=rate)
 
     def on_walked(self, details: Mapping[str, Any]) -> None:
-        self._progress.update(self._task, description=f"{details['model']} {details['symbol']}: walking, {details['partition']}")
+        self._progress.update(
+            self._task, description=f"{details['model']} {details['symbol']}: walking, {details['partition']}"
+        )
 
 
 def teller(*, as_json: bool) -> Lines:
@@ -212,3 +216,15 @@ def summary_text(report: Report, seconds: float) -> str:
             )  # fmt: skip
             lines.append(f"{count:,} {thing} {what}: see above; all others are done.")
     return "\n".join(lines)
+
+
+def spinner() -> Callable[[str], None]:
+    """Says on a terminal what is being looked at; silent elsewhere."""
+    if not sys.stderr.isatty():
+        return lambda _: None
+    width = shutil.get_terminal_size().columns - 1
+
+    def show(text: str) -> None:
+        sys.stderr.write(f"\r\033[K{text[-width:]}\r")
+
+    return show

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from daedalus_etl.errors import DaedalusError, UsageError
+from daedalus_etl.lanes import Lane, canonical_names
 from daedalus_etl.simulator import Market, simulate
 
 RECORD = "demo.json"  # beside raw/: what the market in there was made of
@@ -18,7 +20,9 @@ MAKING = "demo.making"  # a market that is not finished lies here
 def market(hours: float, symbols: str, seed: int, dirt: float) -> Market:
     """The market that the options mean; `symbols` is a number or names with commas. Raises UsageError."""
     try:
-        chosen = int(symbols) if symbols.strip().isdigit() else tuple(s.strip() for s in symbols.split(",") if s.strip())
+        chosen = (
+            int(symbols) if symbols.strip().isdigit() else tuple(s.strip() for s in symbols.split(",") if s.strip())
+        )
         return Market(hours=hours, symbols=chosen, seed=seed, dirt=dirt)
     except DaedalusError as error:
         raise UsageError(error.what, "demo", error.hint) from None
@@ -48,7 +52,13 @@ def make(data: Path, source: str, wanted: Market) -> bool:
 
 
 def _record(wanted: Market, source: str) -> dict[str, Any]:
-    return {"hours": wanted.hours, "symbols": list(wanted.names), "seed": wanted.seed, "dirt": wanted.dirt, "source": source}
+    return {
+        "hours": wanted.hours,
+        "symbols": list(wanted.names),
+        "seed": wanted.seed,
+        "dirt": wanted.dirt,
+        "source": source,
+    }
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -64,28 +74,42 @@ def _words(record: Mapping[str, Any]) -> str:
 
 def lanes(con: Any, views: Sequence[str]) -> list[list[Any]]:
     """channel, symbol, rows of silver and bars of gold of each lane, from the views that are there."""
-    silver, gold = (" union all by name ".join(part for part in parts if part) for parts in (
-        [f"select '{v[7:]}' as channel, symbol, count(*) as rows from {v} group by all" for v in views if v.startswith("silver.")],
-        [f"select '{v[5:-5]}' as channel, symbol, count(*) as bars from {v} group by all" for v in views if v.startswith("gold.")],
-    ))  # fmt: skip
+    silver = [_counted(v, v[7:], "rows") for v in views if v.startswith("silver.")]
+    gold = [_counted(v, v[5:-5], "bars") for v in views if v.startswith("gold.")]
     found = con.execute(
-        f"select channel, symbol, rows, coalesce(bars, 0)::bigint from ({silver}) left join ({gold}) using (channel, symbol) "
-        "order by channel, symbol"
+        f"select channel, symbol, rows, coalesce(bars, 0)::bigint from ({_all(silver, 'rows')}) left join "
+        f"({_all(gold, 'bars')}) using (channel, symbol) order by channel, symbol"
     ).fetchall()
     return [list(row) for row in found]
 
 
-def queries(data: Path, symbol: str) -> list[str]:
-    """Commands to try next; each works as it stands."""
-    import shlex
+def _all(selects: Sequence[str], name: str) -> str:
+    nothing = f"select '' as channel, '' as symbol, 0 as {name} where false"
+    return " union all ".join([nothing, *selects])
 
+
+def _counted(view: str, channel: str, name: str) -> str:
+    return f"select '{channel}' as channel, symbol, count(*) as {name} from {view} group by all"
+
+
+def queries(data: Path, symbol: str, variables: Mapping[str, Any]) -> list[str]:
+    """Commands to try next; each works as it stands."""
+    names = {Lane("demo", symbol, "orderbook")}
+    (name,) = canonical_names(names, variables).values()
+    shortest = variables["bar_durations"][0]
     root = f"--data {shlex.quote(str(data))} "
-    sql = [
+    bars = (
         "select symbol, bar_start, open, high, low, close, sum_ofi, annualized_vol from gold.orderbook_bars "
-        f"where bar_duration_sec = 300 and symbol = '{symbol}' order by bar_start",
-        "select symbol, spread_regime, count(*) as books, avg(relative_spread) * 1e4 as spread_bps, avg(kyle_lambda) as kyle_lambda "
-        "from silver.orderbook where is_valid group by all order by all",
-        "select b.symbol, corr(b.sum_ofi, t.trade_imbalance) as flow_agrees from gold.orderbook_bars as b join gold.trades_bars as t "
-        "using (symbol, bar_start, bar_duration_sec) where bar_duration_sec = 60 group by all order by all",
-    ]
-    return [f'daedalus query {root}"{text}"' for text in sql] + [f"daedalus check {shlex.quote(str(data))}"]
+        f"where bar_duration_sec = {shortest} and symbol = '{name}' order by bar_start limit 10"
+    )
+    regimes = (
+        "select symbol, spread_regime, count(*) as books, avg(relative_spread) * 1e4 as spread_bps, "
+        "avg(kyle_lambda) as kyle_lambda from silver.orderbook where is_valid group by all order by all"
+    )
+    flow = (
+        "select b.symbol, corr(b.sum_ofi, t.trade_imbalance) as flow_agrees from gold.orderbook_bars as b "
+        "join gold.trades_bars as t using (symbol, bar_start, bar_duration_sec) "
+        f"where bar_duration_sec = {shortest} group by all order by all"
+    )
+    commands = [f'daedalus query {root}"{text}"' for text in (bars, regimes, flow)]
+    return [*commands, f"daedalus check {shlex.quote(str(data))}"]

@@ -42,7 +42,6 @@ class Engine:
         self.profile = profile
         self.con = connect(profile.memory_limit // max(profile.workers, 1), profile.temp_directory or temp)
         self.writer = self.con.cursor()
-        self.writer.execute("set TimeZone = 'UTC'")
         self._bound: dict[str, Any] = {}
 
     def close(self) -> None:
@@ -52,17 +51,17 @@ class Engine:
     # -- names in SQL -----------------------------------------------------------------------------------------
 
     def bind(self, **values: Any) -> None:
-        """Set what `bind(name)` in a model stands for."""
+        """Set what `bind(name)` in a model stands for, on the main connection; others take it over when they start."""
         for name, value in values.items():
-            if isinstance(value, float):
-                statement = f"set variable {name} = $1::double"
-            elif isinstance(value, int) and not isinstance(value, bool):
-                statement = f"set variable {name} = $1::bigint"
-            else:
-                statement = f"set variable {name} = $1"
-            for con in (self.con, self.writer):
-                con.execute(statement, [value])
+            _set_variable(self.con, name, value)
             self._bound[name] = value
+
+    def _take_over(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Variables belong to a connection: give another one ours, but the lists of files."""
+        con.execute("set TimeZone = 'UTC'")
+        for name, value in self._bound.items():
+            if not name.endswith("_files"):
+                _set_variable(con, name, value)
 
     def bound(self, name: str) -> str:
         """How a bound value reads in SQL."""
@@ -92,9 +91,10 @@ class Engine:
     def reader(self, sql: str, batch_rows: int) -> pa.RecordBatchReader:
         """An ordered, lazy Arrow stream. It holds its own cursor."""
         cursor = self.con.cursor()
-        cursor.execute("set TimeZone = 'UTC'")
+        self._take_over(cursor)
         for name, value in self._bound.items():
-            cursor.execute(f"set variable {name} = $1", [value])
+            if name.endswith("_files"):
+                _set_variable(cursor, name, value)
         return cursor.execute(sql).to_arrow_reader(batch_rows)
 
     def to_arrow(self, sql: str) -> pa.Table:
@@ -110,6 +110,7 @@ class Engine:
         con = self.con
         if stream is not None:
             con = self.writer
+            self._take_over(con)
             con.register("kernel_output", stream)
         try:
             done = con.execute(f"copy (\n{sql}\n) to $1 ({self.parquet_options()})", [str(path)]).fetchone()
@@ -127,6 +128,11 @@ class Engine:
         if p.get("compression", "zstd") == "zstd" and "compression_level" in p:
             options.append(f"compression_level {int(p['compression_level'])}")
         return ", ".join(options)
+
+
+def _set_variable(con: duckdb.DuckDBPyConnection, name: str, value: Any) -> None:
+    kind = "::double" if isinstance(value, float) else "::bigint" if isinstance(value, int) else ""
+    con.execute(f"set variable {name} = $1{kind}", [value])
 
 
 def raw_relation(

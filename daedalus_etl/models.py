@@ -95,6 +95,7 @@ class Graph:
             keep_trailing_newline=False,
             extensions=["jinja2.ext.do"],
         )
+        self._compiled: dict[str, jinja2.Template] = {}
         self.models: dict[str, Model] = {}
         for project in self.projects:
             for path in sorted((project / "sql").glob("*/*.sql")):
@@ -121,6 +122,12 @@ class Graph:
         self._config = {}
         self.render(model, Context({**variables, "bar_duration_sec": 60}, ref, source, lambda n: n))
         return Model(name, path, text, dict(self._config), tuple(dict.fromkeys(refs)), tuple(dict.fromkeys(sources)))
+
+    def config_for(self, model: Model, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """A model's header with one lane's variables: what it looks back on may differ from lane to lane."""
+        self._config = {}
+        self.render(model, Context({**variables, "bar_duration_sec": 60}, lambda n: n, lambda c: c, lambda n: n))
+        return {**model.config, **self._config}
 
     def _check(self) -> None:
         for model in self.models.values():
@@ -244,7 +251,9 @@ class Graph:
                 self._env.globals.update(
                     {k: v for k, v in vars(module).items() if isinstance(v, jinja2.runtime.Macro)}
                 )
-            text = self._env.from_string(model.text).render()
+            if model.text not in self._compiled:
+                self._compiled[model.text] = self._env.from_string(model.text)
+            text = self._compiled[model.text].render()
         except jinja2.TemplateError as error:
             line = getattr(error, "lineno", None)
             raise UsageError(f"cannot be rendered: {error}", f"{model.path}{f':{line}' if line else ''}") from error

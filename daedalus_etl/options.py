@@ -30,8 +30,8 @@ class Time(click.ParamType[int]):
             return parse_time(value)
         except ValueError:
             self.fail(
-                f"{value!r} is no time. Write 2026-02-03, 2026-02-03T14, '2026-02-03 14:30:05' or 2026-02-03T14:30:05.25Z; "
-                "without a zone it is UTC.",
+                f"{value!r} is no time. Write 2026-02-03, 2026-02-03T14, '2026-02-03 14:30:05' or "
+                "2026-02-03T14:30:05.25Z; without a zone it is UTC.",
                 param,
                 ctx,
             )
@@ -63,29 +63,67 @@ def _stacked(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 project_options = _stacked(
-    click.option("--profile", metavar="NAME", help="pi4, laptop, cloud or your own; else DAEDALUS_PROFILE, else the file's default."),
-    click.option("--project", type=FOLDER, metavar="DIR", help="Folder with models or a duckdb_profiles.yaml of your own, which add to ours "
-                 "or replace them. Else the nearest one upwards with a duckdb_profiles.yaml."),  # fmt: skip
-    click.option("--var", "variables", multiple=True, metavar="NAME=VALUE", help="Set a variable, for example max_staleness=60. Repeatable."),
-)  # fmt: skip
+    click.option(
+        "--profile",
+        metavar="NAME",
+        help="pi4, laptop, cloud or your own; else DAEDALUS_PROFILE, else the file's default.",
+    ),
+    click.option(
+        "--project",
+        type=FOLDER,
+        metavar="DIR",
+        help="Folder with models or a duckdb_profiles.yaml of your own, which add to ours or replace them. "
+        "Else the nearest one upwards with a duckdb_profiles.yaml.",
+    ),
+    click.option(
+        "--var",
+        "variables",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Set a variable, for example max_staleness=60. Repeatable.",
+    ),
+)
 data_options = _stacked(
-    click.option("--data", type=FOLDER, metavar="DIR", help="Root of raw/ and processed/.  [default: ./data, or the profile's]"),
-    click.option("--source", metavar="NAME", help="Folder below raw/ready/ that the collectors write.  [default: ccxt]"),
+    click.option(
+        "--data", type=FOLDER, metavar="DIR", help="Root of raw/ and processed/.  [default: ./data, or the profile's]"
+    ),
+    click.option(
+        "--source", metavar="NAME", help="Folder below raw/ready/ that the collectors write.  [default: ccxt]"
+    ),
 )
 select_option = click.option(
-    "--select", "-s", multiple=True, metavar="MODEL",
-    help="A model, `+model` with all that it needs, `model+` with all that needs it, or `tag:gold`. Repeatable.  [default: all]",
-)  # fmt: skip
+    "--select",
+    "-s",
+    multiple=True,
+    metavar="MODEL",
+    help="A model, `+model` with all that it needs, `model+` with all that needs it, or `tag:gold`. Repeatable.  "
+    "[default: all]",
+)
 lane_options = _stacked(
-    click.option("--exchange", "exchanges", multiple=True, metavar="NAME", help="Only lanes of this exchange; * and ? are wildcards. Repeatable."),
-    click.option("--symbol", "symbols", multiple=True, metavar="NAME", help="Only this symbol, as BTC/USDT or BTC-USDT, and its variants in other "
-                 "dollar quotes; * and ? are wildcards. Repeatable."),  # fmt: skip
+    click.option(
+        "--exchange",
+        "exchanges",
+        multiple=True,
+        metavar="NAME",
+        help="Only lanes of this exchange; * and ? are wildcards. Repeatable.",
+    ),
+    click.option(
+        "--symbol",
+        "symbols",
+        multiple=True,
+        metavar="NAME",
+        help="Only this symbol, as BTC/USDT or BTC-USDT, and its variants in other dollar quotes; "
+        "* and ? are wildcards. Repeatable.",
+    ),
     click.option("--start", type=Time(), metavar="TIME", help="From here on: a date or time, UTC."),
     click.option("--end", type=Time(), metavar="TIME", help="Up to here, exclusive: a date or time, UTC."),
     click.option("--trades", type=FOLDER, metavar="DIR", help="Take trades from this root, or trades folder, instead."),
-)  # fmt: skip
+)
 durations_option = click.option(
-    "--durations", type=Seconds(), metavar="SECONDS", help="Bars of these durations, for example 60,300; the same as --var bar_durations=60,300."
+    "--durations",
+    type=Seconds(),
+    metavar="SECONDS",
+    help="Bars of these durations, for example 60,300; the same as --var bar_durations=60,300.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout.")
 
@@ -127,5 +165,7 @@ def check_span(given: Mapping[str, Any]) -> None:
     start, end = given.get("start"), given.get("end")
     if start is not None and end is not None and start >= end:
         raise UsageError(
-            f"{show_time(end)} is not after --start {show_time(start)}", "--end", "The end is exclusive: for a day, give the next one."
+            f"{show_time(end)} is not after --start {show_time(start)}",
+            "--end",
+            "The end is exclusive: for a day, give the next one.",
         )

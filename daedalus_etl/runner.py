@@ -97,14 +97,7 @@ class Run:
 
     def look(self, *, remember: bool = True) -> None:
         """Discover and audit; decide names and partners from all of bronze. remember=False writes nothing."""
-        folders = catalog.roots(self.profile, self.selection.trades)
-        if not any(folder.is_dir() for folder in folders.values()):
-            raise UsageError(
-                "there is no bronze",
-                str(folders["orderbook"].parent),
-                f"Collectors write {self.profile.data}/raw/ready/{self.profile.source}/<channel>/... "
-                "Set --data and --source, or try `daedalus demo`.",
-            )
+        folders = self._folders()
         self.there: Catalog = catalog.build(
             self.profile, folders, progress=lambda path: self.tell("look", {"segment": path}), remember=remember
         )
@@ -123,6 +116,18 @@ class Run:
             if lanes.is_selected(lane, self.selection.exchanges, self.selection.symbols, variables)
         ]
         self._refuse_filters_that_match_nothing()
+
+    def _folders(self) -> dict[str, Path]:
+        """Where each channel's bronze lies. Raises UsageError if there is none at all."""
+        folders = catalog.roots(self.profile, self.selection.trades)
+        if not any(folder.is_dir() for folder in folders.values()):
+            raise UsageError(
+                "there is no bronze",
+                str(folders["orderbook"].parent),
+                f"Collectors write {self.profile.data}/raw/ready/{self.profile.source}/<channel>/... "
+                "Set --data and --source, or try `daedalus demo`.",
+            )
+        return folders
 
     def _refuse_filters_that_match_nothing(self) -> None:
         """A filter that means no lane of the selected models is a slip of the pen: say what there is instead."""
@@ -415,6 +420,7 @@ class Run:
 
     def run(self) -> Report:
         """Bring everything that is selected up to date. One bad lane does not stop the others."""
+        self._folders()  # before anything is written
         with exclusive(self.profile.data):
             temp = publish.clear_staging(self.profile.data)
             self.look()
@@ -458,6 +464,13 @@ class Run:
         con.close()
         return found
 
+    def _why(self, record: Record | None, key: str) -> str:
+        if record is None or not record.written:
+            return "new"
+        if self.selection.full_refresh:
+            return "full refresh"
+        return "changed" if record.key != key else "its output is gone"
+
     def pending(self) -> Iterator[Work]:
         """What `run` would do, without doing it: silver as it stands, and gold as far as silver is in."""
         for lane in self.selected:
@@ -467,23 +480,17 @@ class Run:
                 if model.layer == "gold":
                     for work, record, key, _ in self.gold_work(model, lane):
                         if not self.is_in(self.ledger(model, lane, work.duration), record, key, True):
-                            yield replace(work, reason=_why(record, key))
+                            yield replace(work, reason=self._why(record, key))
                     continue
                 ledger = self.ledger(model, lane)
                 for work, record, key, wanted in self.silver_work(model, lane):
                     if wanted and not self.is_in(ledger, record, key, wanted):
-                        yield replace(work, reason=_why(record, key))
+                        yield replace(work, reason=self._why(record, key))
 
 
 def _listed(found: list[Lane]) -> str:
     shown = ", ".join(str(lane) for lane in found[:8])
     return f"There are: {shown}{', ...' if len(found) > 8 else ''}." if found else "There are none of these channels."
-
-
-def _why(record: Record | None, key: str) -> str:
-    if record is None or not record.written:
-        return "new"
-    return "changed" if record.key != key else "its output is gone"
 
 
 def check_parquet(path: Path, rows: int) -> None:

@@ -42,6 +42,12 @@ class Walk:
         self.engine, self.graph, self.model, self.lane = engine, graph, model, lane
         self.variables, self.inputs, self.kernel = variables, inputs, kernel
         self.price_unit: float | None = None
+        # seconds of earlier rows that the next hour needs: of the model, and of the input itself (duplicates)
+        context = graph.config_for(model, variables).get("context", {})
+        self.looks_back = {
+            name: max(context.get(name, 0), graph.config_for(graph.models[name], variables).get("looks_back", 0))
+            for name in inputs
+        }
         self.streamed = model.config.get("streams") if not variables["resample_frequency"] else None
         engine.bind(exchange=lane.exchange, symbol=symbol, source_symbol=lane.symbol, price_unit=None, horizon_us=0)
         for name in inputs:
@@ -144,8 +150,7 @@ class Walk:
 
     def _carry_over(self, name: str, end: int) -> None:
         """Keep the rows that later hours look back on, and the last valid one before them, of whatever age."""
-        seconds = self.model.config.get("context", {}).get(name, 0)
-        edge = end - round(seconds * US)
+        edge = end - round(self.looks_back[name] * US)
         self.engine.table(
             _carried(name) + "_next",
             f"""select * from {_table(name)}

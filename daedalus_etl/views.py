@@ -6,14 +6,16 @@ import io
 import os
 import re
 import shutil
+import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import duckdb
 
-from daedalus_etl import catalog, engine, lanes
+from daedalus_etl import catalog, engine
 from daedalus_etl.errors import DaedalusError, UsageError
 from daedalus_etl.lanes import CHANNELS
 from daedalus_etl.models import Context, Graph, Model
@@ -25,17 +27,33 @@ LISTING = re.compile(r"\b(show|describe|desc|summarize|information_schema|pragma
 
 
 class Views:
-    """A session that sees the models that a query speaks of. `notes` are for stderr."""
+    """A session that sees the models that a query speaks of."""
 
     def __init__(self, profile: Profile, graph: Graph, temp: Path):
         self.profile, self.graph = profile, graph
-        self.notes: list[str] = []
+        self._notes: list[str] = []
+        self._unpublished: list[str] = []
         self.con = engine.connect(profile.memory_limit, profile.temp_directory or temp, profile.threads)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the result should know, for stderr."""
+        notes = list(self._notes)
+        if self._unpublished:
+            names = ", ".join(self._unpublished)
+            notes.append(
+                f"nothing is there yet of {names}; `daedalus run --data {self.profile.data}` makes what can be made."
+            )
+        return notes
 
     def create(self, sql: str) -> None:
         """Make a view of each model that the query names, or of all where it asks what there is."""
         text = sql.lower().replace('"', "")
-        wanted = {name for name in self.graph.models if re.search(r"\b" + re.escape(name.lower()).replace(r"\.", r"\s*\.\s*") + r"\b", text)}
+        wanted = {
+            name
+            for name in self.graph.models
+            if re.search(r"\b" + re.escape(name.lower()).replace(r"\.", r"\s*\.\s*") + r"\b", text)
+        }
         if not wanted and LISTING.search(text):
             wanted = set(self.graph.models)
         for layer in sorted({model.layer for model in self.graph.models.values()}):
@@ -50,7 +68,9 @@ class Views:
 
     def _is_below(self, model: Model, wanted: set[str]) -> bool:
         """Is it read by a wanted model that is no more than a view itself?"""
-        return any(model.name in self.graph.models[name].refs and not self.graph.models[name].is_published for name in wanted)
+        return any(
+            model.name in self.graph.models[name].refs and not self.graph.models[name].is_published for name in wanted
+        )
 
     def _bronze(self, models: Sequence[Model]) -> Callable[[Model], str]:
         """The raw segments of all lanes, with what their folder says and the file's name."""
@@ -59,15 +79,18 @@ class Views:
             return lambda _: ""
         there = catalog.build(self.profile, catalog.roots(self.profile), channels.__contains__, remember=False)
         if there.quarantined:
-            self.notes.append(f"{len(there.quarantined)} bronze segments cannot be used and are left out: `daedalus check` lists them.")
+            left = len(there.quarantined)
+            self._notes.append(f"{left} bronze segments cannot be used and are left out: `daedalus check` lists them.")
 
         def relation(model: Model) -> str:
             if model.channel not in channels:
                 return ""
-            files = {s.path: (s, f) for lane in there.lanes if lane.channel == model.channel for s, f in there.segments[lane]}
+            files = {
+                s.path: (s, f) for lane in there.lanes if lane.channel == model.channel for s, f in there.segments[lane]
+            }
             self._bind(model, list(files))
             if not files:
-                self.notes.append(f"{model.name} is empty: there is no bronze of {self.profile.source} below {self.profile.data}.")
+                self._unpublished.append(model.name)
             more = {name: engine.SANITIZED.format(name) for name in ("exchange", "symbol")} | {"filename": "filename"}
             made = engine.raw_relation(model.channel, None, list(files.values()), _bound(model), more)
             return f"(select exchange, symbol, * exclude (exchange, symbol, segment, position) from {made})"
@@ -83,8 +106,7 @@ class Views:
             self._bind(model, files)
             union = ", union_by_name = true" if len(files) <= UNION_FILES else ""
             return f"read_parquet({_bound(model)}, hive_partitioning = false{union})"
-        data = "" if str(self.profile.data) == "data" else f" --data {self.profile.data}"
-        self.notes.append(f"{model.name} is empty: nothing is published yet. `daedalus run{data} --select +{model.name}` makes it.")
+        self._unpublished.append(model.name)
         from daedalus_etl import compile as compiled
 
         return f"(\n{compiled.empty(self.profile, self.graph, model)}\n)"
@@ -115,26 +137,40 @@ class Views:
     def refuse_writes(self, sql: str) -> None:
         """Raises UsageError for what is no query: the sandbox alone would let a COPY write below the data root."""
         kinds = duckdb.StatementType
-        allowed = {kinds.SELECT, kinds.EXPLAIN, kinds.CREATE, kinds.SET, kinds.DROP, kinds.INSERT, kinds.UPDATE, kinds.DELETE}
+        allowed = {
+            kinds.SELECT,
+            kinds.EXPLAIN,
+            kinds.CREATE,
+            kinds.SET,
+            kinds.DROP,
+            kinds.INSERT,
+            kinds.UPDATE,
+            kinds.DELETE,
+        }
         statements = self.con.extract_statements(sql)
         if not statements:
-            raise UsageError("there is no SQL", "query", 'For example: daedalus query "select count(*) from silver.trades"')
+            raise UsageError(
+                "there is no SQL", "query", 'For example: daedalus query "select count(*) from silver.trades"'
+            )
         for statement in statements:
             kind = statement.type
-            explained = kind == kinds.EXPLAIN and re.search(r"\b(copy|export|attach|install)\b", statement.query.lower())
+            explained = kind == kinds.EXPLAIN and re.search(
+                r"\b(copy|export|attach|install)\b", statement.query.lower()
+            )
             if kind not in allowed or explained:
                 raise UsageError(
                     f"{kind.name if not explained else 'EXPLAIN of a write'} is not allowed", "query",
                     "A query reads; --output FILE with --format writes its result.",
                 )  # fmt: skip
 
-    def hint(self, message: str) -> str | None:
+    def hint(self, message: str, sql: str) -> str | None:
         """What to do about an error of DuckDB's."""
         missing = re.search(r"Table with name (\S+) does not exist", message)
         if missing:
-            names = [*self.graph.models, *(name.partition(".")[2] for name in self.graph.models)]
-            close = nearest(missing[1], names)
-            return f"{close} `daedalus ls` shows all models."
+            written = re.search(rf"\w+\s*\.\s*{re.escape(missing[1])}", sql)
+            return (
+                f"{nearest(written[0] if written else missing[1], self.graph.models)} `daedalus ls` shows all models."
+            )
         if "No files found" in message or "No such file" in message:
             return "A run replaced files meanwhile: try again."
         return None
@@ -153,7 +189,9 @@ def parquet_files(folder: Path) -> list[str]:
     found: list[str] = []
     for base, folders, names in os.walk(folder):
         folders[:] = sorted(f for f in folders if not f.startswith((".", "_")))
-        found += [f"{base}/{name}" for name in sorted(names) if name.endswith(".parquet") and not name.startswith((".", "_"))]
+        found += [
+            f"{base}/{name}" for name in sorted(names) if name.endswith(".parquet") and not name.startswith((".", "_"))
+        ]
     return found
 
 
@@ -182,7 +220,7 @@ def query(views: Views, sql: str, form: str, output: Path | None, width: int) ->
         views.lock()
         reader = views.con.execute(sql).to_arrow_reader(8192)
     except duckdb.Error as error:
-        raise UsageError(str(error).strip(), hint=views.hint(str(error))) from None
+        raise UsageError(str(error).strip(), hint=views.hint(str(error), sql)) from None
     writer = engine.connect(views.profile.memory_limit, None)
     try:
         writer.register("result", reader)
@@ -190,7 +228,7 @@ def query(views: Views, sql: str, form: str, output: Path | None, width: int) ->
     except duckdb.Error as error:
         if "Broken pipe" in str(error):
             raise BrokenPipeError from None
-        raise UsageError(str(error).strip(), hint=views.hint(str(error))) from None
+        raise UsageError(str(error).strip(), hint=views.hint(str(error), sql)) from None
     finally:
         writer.close()
 
@@ -202,22 +240,53 @@ def _write(con: duckdb.DuckDBPyConnection, form: str, output: Path | None, width
             return text
         _replaced(output, lambda part: part.write_text(text + "\n", encoding="utf-8"))
         return None
-    options = {"csv": "format csv, header true", "json": "format json, array true", "parquet": "format parquet, compression zstd"}
+    options = {
+        "csv": "format csv, header true",
+        "json": "format json, array true",
+        "parquet": "format parquet, compression zstd",
+    }
     select = "select * from result"
     if form == "json":  # JSON has no NaN and no infinity
         columns = con.execute("describe select * from result").fetchall()
         numbers = [_quoted(name) for name, kind, *_ in columns if kind in ("FLOAT", "DOUBLE")]
         if numbers:
-            select = f"select * replace ({', '.join(f'case when isfinite({n}) then {n} end as {n}' for n in numbers)}) from result"
+            finite = ", ".join(f"case when isfinite({n}) then {n} end as {n}" for n in numbers)
+            select = f"select * replace ({finite}) from result"
 
     def copy(path: Path) -> None:
         con.execute(f"copy ({select}) to $1 ({options[form]})", [str(path)])
 
     if output is None:
-        copy(Path("/dev/stdout"))
+        _to_stdout(copy)
     else:
         _replaced(output, copy)
     return None
+
+
+def _to_stdout(copy: Callable[[Path], None]) -> None:
+    """Through a pipe: to open /dev/stdout would empty a file that it is redirected to."""
+    read, write = os.pipe()
+    failed: list[Exception] = []
+
+    def work() -> None:
+        try:
+            copy(Path(f"/dev/fd/{write}"))
+        except duckdb.Error as error:
+            failed.append(error)
+        finally:
+            os.close(write)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    sys.stdout.flush()
+    try:
+        with open(read, "rb") as source:
+            shutil.copyfileobj(source, sys.stdout.buffer)
+        sys.stdout.flush()
+    finally:
+        thread.join()
+    if failed:
+        raise failed[0]
 
 
 def _replaced(output: Path, write: Callable[[Path], object]) -> None:

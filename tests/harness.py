@@ -33,16 +33,20 @@ def run(data: Path, *select: str, selection: Mapping[str, Any] | None = None, **
     return report
 
 
-def published(data: Path, table: str, where: str = "true", symbol: str = "*", order: str = "") -> list[dict[str, Any]]:
+def published(
+    data: Path, table: str, where: str = "true", *, columns: Sequence[str] = (), limit: int = 2**40
+) -> list[dict[str, Any]]:
     """The rows of a published folder ('silver/trades', 'gold/trades_bars/60s') in order, as dicts; times are us."""
-    files = sorted((data / "processed" / table).glob(f"exchange=*/symbol={symbol}/**/*.parquet"))
+    files = sorted((data / "processed" / table).glob("exchange=*/**/*.parquet"))
     if not files:
         return []
-    order = order or ("bar_start" if table.startswith("gold") else "clock_ts, lane_order")
+    order = "bar_start" if table.startswith("gold") else "clock_ts, lane_order"
+    wanted = ", ".join(f'"{name}"' for name in columns) or "*"
     con = duckdb.connect()
     con.execute("set TimeZone = 'UTC'")
     found = con.execute(
-        f"select * from read_parquet(?, hive_partitioning = false, union_by_name = true) where {where} order by {order}",
+        f"select {wanted} from read_parquet(?, hive_partitioning = false, union_by_name = true) "
+        f"where {where} order by {order} limit {limit}",
         [[str(f) for f in files]],
     ).to_arrow_table()
     for i, field in enumerate(found.schema):

@@ -54,7 +54,8 @@ def load(name: str, folders: tuple[Path, ...] = ()) -> type:
 def _load_file(name: str, path: Path) -> type:
     """The class KERNEL of a user's file. Raises DaedalusError with the error of the file's own, if it has one."""
     spec = importlib.util.spec_from_file_location(f"daedalus_project_kernels.{name}", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # numba looks here for what it takes from its cache
     try:

@@ -2,6 +2,8 @@
 -- Levels of size 0 are deletions and are taken out first; an invalid book has no levels.
 {{ config(channel="orderbook") }}
 
+{% set columns = "capture_ts, collected_at, timestamp, nonce, bids, asks" -%}
+
 with arrived as (
     select
         *,
@@ -9,31 +11,52 @@ with arrived as (
     from {{ source("orderbook") }}
 ),
 
+{% if var("input_is_ordered") -%}
+marked as (
+    select
+        *,
+        false as is_duplicate
+    from arrived
+    where {{ in_span("clock_us") }}
+),
+{%- else -%}
 in_span as (
     select
         *,
-        list_filter(bids, lambda x: x.size is distinct from 0) as bid_levels,
-        list_filter(asks, lambda x: x.size is distinct from 0) as ask_levels,
-        {% if var("input_is_ordered") -%}
-        false as is_duplicate
-        {%- else -%}
-        row_number() over (
-            partition by clock_us, timestamp, nonce, capture_ts, collected_at, bids, asks
-            order by segment, position
-        ) > 1 as is_duplicate
-        {%- endif %}
+        hash({{ columns }}) as row_hash
     from arrived
     where {{ in_span("clock_us") }}
 ),
 
+copies as (
+    {{ copies_of("in_span", columns) }}
+),
+
+marked as (
+    select
+        in_span.* exclude (row_hash),
+        copies.position is not null as is_duplicate
+    from in_span
+    left join copies on in_span.segment = copies.segment and in_span.position = copies.position
+),
+{%- endif %}
+
+cleaned as (
+    select
+        * exclude (bids, asks),
+        list_filter(bids, lambda x: x.size is distinct from 0) as bid_levels,
+        list_filter(asks, lambda x: x.size is distinct from 0) as ask_levels
+    from marked
+),
+
 sides as (
     select
-        * exclude (bids, asks, bid_levels, ask_levels),
+        * exclude (bid_levels, ask_levels),
         list_transform(bid_levels, lambda x: x.price) as bid_prices,
         list_transform(bid_levels, lambda x: x.size) as bid_sizes,
         list_transform(ask_levels, lambda x: x.price) as ask_prices,
         list_transform(ask_levels, lambda x: x.size) as ask_sizes
-    from in_span
+    from cleaned
 ),
 
 judged as (
@@ -56,9 +79,7 @@ placed as (
         {% if var("input_is_ordered") -%}
         row_number() over () - 1 as lane_order
         {%- else -%}
-        count(*) filter (where not is_duplicate) over (
-            order by {{ lane_order_of("orderbook") }} rows between unbounded preceding and current row
-        ) - 1 as lane_order
+        row_number() over (partition by is_duplicate order by {{ lane_order_of("orderbook") }}) - 1 as lane_order
         {%- endif %}
     from judged
 ),

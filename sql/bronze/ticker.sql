@@ -1,6 +1,11 @@
 -- Quotes as they arrived, in lane order: names, types, validity, duplicates. No features.
 {{ config(channel="ticker") }}
 
+{% set columns -%}
+capture_ts, collected_at, timestamp, bid, ask, bid_volume, ask_volume, last, open, high, low, close, vwap, base_volume,
+quote_volume, change, percentage, info_json
+{%- endset -%}
+
 with arrived as (
     select
         *,
@@ -10,27 +15,28 @@ with arrived as (
 
 in_span as (
     select
-        * exclude (info_json),
-        row_number() over (
-            partition by
-                clock_us, capture_ts, collected_at, timestamp, bid, ask, bid_volume, ask_volume, last, open, high, low,
-                close, vwap, base_volume, quote_volume, change, percentage, info_json
-            order by segment, position
-        ) > 1 as is_duplicate,
-        {{ is_price("bid") }} and {{ is_price("ask") }} and coalesce(bid < ask, false) as is_sound
+        *,
+        hash({{ columns }}) as row_hash
     from arrived
     where {{ in_span("clock_us") }}
+),
+
+copies as (
+    {{ copies_of("in_span", columns) }}
 ),
 
 -- the lane's first valid mid fixes the unit of exact sums; 2**35 times that is the most they can hold
 typed as (
     select
-        *,
+        in_span.* exclude (info_json, row_hash),
+        copies.position is not null as is_duplicate,
         false as is_context,
         null::bigint as lane_order,
+        {{ is_price("bid") }} and {{ is_price("ask") }} and coalesce(bid < ask, false) as is_sound,
         is_sound and {{ fits_price("bid") }} and {{ fits_price("ask") }}
         and (bid + ask) / 2 <= coalesce({{ bind("price_unit") }}, 1e30) * 1e27 as is_valid
     from in_span
+    left join copies on in_span.segment = copies.segment and in_span.position = copies.position
 ),
 
 with_carried as (
@@ -43,10 +49,9 @@ final as (
         * replace (
             coalesce(
                 lane_order,
-                count(*) filter (where not is_duplicate) over (
-                    partition by is_context
+                row_number() over (
+                    partition by is_context, is_duplicate
                     order by {{ lane_order_of("ticker") }}
-                    rows between unbounded preceding and current row
                 ) - 1
             ) as lane_order
         )

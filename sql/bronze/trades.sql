@@ -1,6 +1,8 @@
 -- Trades as they arrived, in lane order: names, types, validity, duplicates. No features.
 -- Duplicates stay, marked, since the dedupe window of the next hour looks back on them.
-{{ config(channel="trades") }}
+{{ config(channel="trades", looks_back=var("trade_dedupe_window")) }}
+
+{% set columns = "capture_ts, collected_at, timestamp, trade_id, side, price, amount, cost, info_json" -%}
 
 with arrived as (
     select
@@ -12,29 +14,31 @@ with arrived as (
 in_span as (
     select
         *,
-        row_number() over (
-            partition by
-                clock_us, capture_ts, collected_at, timestamp, trade_id, side, price, amount, cost, info_json
-            order by segment, position
-        ) > 1 as is_copy,
-        case lower(side) when 'buy' then 1 when 'sell' then -1 else 0 end::tinyint as direction,
-        {{ is_price("price") }} and {{ is_amount("amount") }} as is_sound
+        hash({{ columns }}) as row_hash
     from arrived
     where {{ in_span("clock_us") }}
 ),
 
+copies as (
+    {{ copies_of("in_span", columns) }}
+),
+
 typed as (
     select
-        * exclude (info_json),
+        in_span.* exclude (info_json, row_hash),
+        copies.position is not null as is_copy,
         false as is_context,
         null::boolean as is_duplicate,
         null::bigint as lane_order,
+        case lower(side) when 'buy' then 1 when 'sell' then -1 else 0 end::tinyint as direction,
+        {{ is_price("price") }} and {{ is_amount("amount") }} as is_sound,
         is_sound
         and {{ fits_price("price") }}
         and {{ fits_amount("amount") }}
         and {{ fits_amount(dollar_volume("price", "amount")) }}
         and {{ fits_amount(base_volume("price", "amount")) }} as is_valid
     from in_span
+    left join copies on in_span.segment = copies.segment and in_span.position = copies.position
 ),
 
 with_carried as (
@@ -66,10 +70,9 @@ final as (
         * replace (
             coalesce(
                 lane_order,
-                count(*) filter (where not is_duplicate) over (
-                    partition by is_context
+                row_number() over (
+                    partition by is_context, is_duplicate
                     order by {{ lane_order_of("trades") }}
-                    rows between unbounded preceding and current row
                 ) - 1
             ) as lane_order
         )

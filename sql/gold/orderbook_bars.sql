@@ -18,7 +18,7 @@ bars as (
         sum(mid_price * held_us) / nullif(sum(held_us), 0) as tw_mean_mid,
         avg(microprice) as mean_microprice,
         avg(micro_minus_mid) as mean_micro_minus_mid,
-        avg("imbalance_L1") as mean_l1_imbalance,
+        avg(imbalance_L1) as mean_l1_imbalance,
         avg(total_imbalance) as mean_total_imbalance,
         avg(total_bid_depth) as mean_bid_depth,
         avg(total_ask_depth) as mean_ask_depth,

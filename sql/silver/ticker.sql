@@ -19,7 +19,10 @@ features as (
         case when is_valid then ask - bid end as spread,
         spread / nullif(mid_price, 0) as relative_spread,
         case
-            when is_valid and {{ is_amount("bid_volume") }} and {{ is_amount("ask_volume") }}
+            when
+                is_valid
+                and {{ is_amount("bid_volume") }}
+                and {{ is_amount("ask_volume") }}
                 and isfinite(bid_volume + ask_volume)
                 then (bid_volume - ask_volume) / nullif(bid_volume + ask_volume, 0)
         end as volume_imbalance,
@@ -70,8 +73,8 @@ edges as materialized (
 
 windowed as (
     select
-        r.*
-        {%- for h in var("rolling_windows") %},
+        r.*,
+        {%- for h in var("rolling_windows") %}
         {{ in_window("quote_count", "w" ~ h) }} as n_{{ h }},
         {%- for column in ("sum_hi", "sum_lo", "sum_hi_hi", "sum_hi_lo", "sum_lo_lo", "spread_units", "imbalance_units",
                            "imbalance_count") %}
@@ -82,6 +85,7 @@ windowed as (
         mean_{{ h }} >> 40 as mean_hi_{{ h }},
         mean_{{ h }} & 1099511627775 as mean_lo_{{ h }},
         (sum_{{ h }} - n_{{ h }} * mean_{{ h }})::double as rest_{{ h }}
+        {%- if not loop.last %},{% endif %}
         {%- endfor %}
     from running as r
     {{ join_windows("edges", var("rolling_windows")) }}
@@ -90,11 +94,12 @@ windowed as (
 
 centred as (
     select
-        *
-        {%- for h in var("rolling_windows") %},
+        *,
+        {%- for h in var("rolling_windows") %}
         {{ centred_hi_hi("_" ~ h) }} as hi_hi_{{ h }},
         {{ centred_hi_lo("_" ~ h) }} as hi_lo_{{ h }},
         {{ centred_lo_lo("_" ~ h) }} as lo_lo_{{ h }}
+        {%- if not loop.last %},{% endif %}
         {%- endfor %}
     from windowed
     union all by name
@@ -108,28 +113,37 @@ final as (
         collected_at,
         capture_ts,
         timestamp,
-        {% for column in (
-            "bid", "ask", "bid_volume", "ask_volume", "last", "open", "high", "low", "close", "vwap", "base_volume",
-            "quote_volume", "change", "percentage"
-        ) -%}
-        {{ column }},
-        {% endfor -%}
+        bid,
+        ask,
+        bid_volume,
+        ask_volume,
+        last,
+        open,
+        high,
+        low,
+        close,
+        vwap,
+        base_volume,
+        quote_volume,
+        change,
+        percentage,
         {{ instant("clock_us") }} as clock_ts,
         lane_order,
         is_valid,
         mid_price,
         spread,
         relative_spread,
-        volume_imbalance
-        {%- for feature in ("hour_of_day", "day_of_week", "is_weekend") %},
-        case when is_valid then {{ time_feature(feature, "clock_us") }} end as {{ feature }}
-        {%- endfor %}
-        {%- for h in var("rolling_windows") %},
+        volume_imbalance,
+        case when is_valid then {{ time_feature("hour_of_day", "clock_us") }} end as hour_of_day,
+        case when is_valid then {{ time_feature("day_of_week", "clock_us") }} end as day_of_week,
+        case when is_valid then {{ time_feature("is_weekend", "clock_us") }} end as is_weekend,
+        {%- for h in var("rolling_windows") %}
         sum_{{ h }}::double / n_{{ h }} * {{ bind("price_unit") }} as mid_price_mean_{{ h }}s,
         sqrt({{ exact_variance("_" ~ h) }}) * {{ bind("price_unit") }} as mid_price_std_{{ h }}s,
         spread_units_{{ h }}::double / 1024 / n_{{ h }} * {{ bind("price_unit") }} as spread_mean_{{ h }}s,
         imbalance_units_{{ h }}::double / 1152921504606846976.0 / nullif(imbalance_count_{{ h }}, 0)
             as vol_imbalance_mean_{{ h }}s
+        {%- if not loop.last %},{% endif %}
         {%- endfor %}
     from centred
     order by clock_us, lane_order

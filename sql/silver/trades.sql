@@ -47,7 +47,8 @@ running as (
         *,
         {{ running(units("case when is_valid then amount end", "1e15")) }} as volume_units,
         {{ running(units("dollar_volume", "1e16")) }} as dollar_units,
-        {{ running(units("case when is_valid then " ~ base_volume("price", "amount") ~ " end", "1e15")) }} as base_units,
+        {{ running(units("case when is_valid then " ~ base_volume("price", "amount") ~ " end", "1e15")) }}
+            as base_units,
         {{ running(units("log_return * log_return", "309485009821345068724781056")) }} as square_units,
         {{ running("is_valid::bigint") }} as trade_count,
         {{ running("(is_valid and direction <> 0)::bigint") }} as known_count,
@@ -103,25 +104,29 @@ final as (
         r.dollar_volume,
         case when r.is_valid and r.direction <> 0 then r.direction * r.amount end as signed_volume,
         r.log_return,
-        {% for feature in ("hour_of_day", "day_of_week", "is_weekend") -%}
-        case when r.is_valid then {{ time_feature(feature, "r.clock_us") }} end as {{ feature }},
-        {% endfor -%}
+        case when r.is_valid then {{ time_feature("hour_of_day", "r.clock_us") }} end as hour_of_day,
+        case when r.is_valid then {{ time_feature("day_of_week", "r.clock_us") }} end as day_of_week,
+        case when r.is_valid then {{ time_feature("is_weekend", "r.clock_us") }} end as is_weekend,
         r.mid_before,
-        2 * abs(r.price - r.mid_before) / r.mid_before as effective_spread
-        {%- for h in var("rolling_windows") %},
+        2 * abs(r.price - r.mid_before) / r.mid_before as effective_spread,
+        {%- for h in var("rolling_windows") %}
         {%- set w = "w" ~ h %}
-        case when r.is_valid then
-            ({{ in_window("dollar_units", w) }} / 1e16) / nullif({{ in_window("base_units", w) }} / 1e15, 0)
+        case
+            when r.is_valid
+                then ({{ in_window("dollar_units", w) }} / 1e16) / nullif({{ in_window("base_units", w) }} / 1e15, 0)
         end as vwap_{{ h }}s,
         case when r.is_valid then {{ in_window("volume_units", w) }} / 1e15 end as volume_{{ h }}s,
         case when r.is_valid then {{ in_window("dollar_units", w) }} / 1e16 end as dollar_volume_{{ h }}s,
         case when r.is_valid then {{ in_window("trade_count", w) }}::bigint end as trade_count_{{ h }}s,
-        case when r.is_valid then
-            {{ in_window("buy_count", w) }}::double / nullif({{ in_window("known_count", w) }}, 0)
+        case
+            when r.is_valid
+                then {{ in_window("buy_count", w) }}::double / nullif({{ in_window("known_count", w) }}, 0)
         end as buy_ratio_{{ h }}s,
-        case when r.is_valid and {{ in_window("return_count", w) }} > 0 then
-            {{ in_window("square_units", w) }}::double / 309485009821345068724781056
+        case
+            when r.is_valid and {{ in_window("return_count", w) }} > 0
+                then {{ in_window("square_units", w) }}::double / 309485009821345068724781056
         end as realized_var_{{ h }}s
+        {%- if not loop.last %},{% endif %}
         {%- endfor %}
     from with_mids as r
     {{ join_windows("edges", var("rolling_windows")) }}

@@ -17,7 +17,7 @@ from daedalus_etl import models, profiles, runner
 from daedalus_etl.errors import UsageError
 from daedalus_etl.simulator import Market, simulate
 from tests import naive
-from tests.harness import published
+from tests.harness import published, write_bronze
 from tests.naive.order import side_of
 
 HOW_TO = Path(__file__).parents[2] / "docs" / "how-to" / "add-a-feature.md"
@@ -30,7 +30,9 @@ MARKET = Market(
     trades_per_second=4,
     quotes_per_second=0.2,
 )
-FILE = re.compile(r"^`mine/(?P<path>[\w/.]+)`[^\n]*:\n\n```(?:sql|python)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
+FILE = re.compile(
+    r"^`mine/(?P<path>[\w/.]+)`[^\n]*:\n\n```(?:sql|python)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE
+)
 
 
 def snippets() -> list[tuple[str, str]]:
@@ -93,26 +95,32 @@ def test_a_column_and_then_a_window_of_a_users_own(data: Path, tmp_path: Path, s
     column, window, *_ = snippets()
     project = write(tmp_path / "mine", [column])
     run(data, project, "silver.my_trades")
-    first = published(data, "silver/my_trades", symbol=symbol.replace("USDT", "USD"))
+    first = published(data, "silver/my_trades", f"source_symbol = '{symbol}'")
     assert "bought_30s" not in first[0]
 
     write(project, [window])
     report = run(data, project, "silver.my_trades")
-    got = published(data, "silver/my_trades", symbol=symbol.replace("USDT", "USD"))
+    got = published(data, "silver/my_trades", f"source_symbol = '{symbol}'")
 
     assert report.fresh == 0, "an edited model makes its partitions again"
     want = []
     lane = trades(data, symbol)
     valid = [t for t in lane if t["is_valid"]]
     for t in lane:
-        row: dict[str, Any] = {"clock_ts": t["clock"], "is_valid": t["is_valid"], "root_dollars": None, "bought_30s": None}
+        row: dict[str, Any] = {
+            "clock_ts": t["clock"],
+            "is_valid": t["is_valid"],
+            "root_dollars": None,
+            "bought_30s": None,
+        }
         if t["is_valid"]:
             upto = valid.index(t) + 1
             near = [u for u in valid[:upto] if u["clock"] > t["clock"] - 30_000_000]
             row["root_dollars"] = math.sqrt(t["price"] * t["amount"])
             row["bought_30s"] = math.fsum(u["amount"] for u in near if side_of(u) == "buy")
         want.append(row)
-    assert len(want) > 300 and {datetime.fromtimestamp(r["clock_ts"] // 1_000_000, UTC).day for r in want} == {3, 4}
+    assert len(want) > 300
+    assert {datetime.fromtimestamp(r["clock_ts"] // 1_000_000, UTC).day for r in want} == {3, 4}
     assert differences(got, want) == []
     assert [r["root_dollars"] for r in first] == [r["root_dollars"] for r in got]
 
@@ -120,12 +128,17 @@ def test_a_column_and_then_a_window_of_a_users_own(data: Path, tmp_path: Path, s
 @pytest.mark.parametrize("symbol", ["BTC-USDT", "SHIB-USDT"])
 def test_a_kernel_of_a_users_own_keeps_its_state_over_the_hour(data: Path, tmp_path: Path, symbol: str):
     run(data, write(tmp_path / "mine", snippets()), "silver.trade_runs")
-    got = published(data, "silver/trade_runs", symbol=symbol.replace("USDT", "USD"))
+    got = published(data, "silver/trade_runs", f"source_symbol = '{symbol}'")
 
     want: list[dict[str, Any]] = []
     side, length, began = None, 0, 0
     for t in trades(data, symbol):
-        row: dict[str, Any] = {"clock_ts": t["clock"], "is_valid": t["is_valid"], "run_length": None, "run_seconds": None}
+        row: dict[str, Any] = {
+            "clock_ts": t["clock"],
+            "is_valid": t["is_valid"],
+            "run_length": None,
+            "run_seconds": None,
+        }
         if t["is_valid"] and (now := side_of(t)) is not None:
             if now != side:
                 side, length, began = now, 0, t["clock"]
@@ -188,8 +201,20 @@ def test_a_kernel_refuses_a_row_that_comes_twice(data: Path, tmp_path: Path):
     assert all("twice, out of order or not at all" in reason for _, reason in report.failed)
 
 
+def test_a_lanes_own_dedupe_window_reaches_over_the_hour(tmp_path: Path):
+    hour = 495_000 * 3_600_000_000
+    same = {"timestamp": 1, "trade_id": "1", "price": 1.0, "amount": 1.0, "side": "buy"}
+    other = {**same, "trade_id": "2"}
+    rows = [(-1000, same), (-950, other), (100, same), (101, other)]
+    write_bronze(tmp_path, "trades", [{"capture_ts": hour + s * 1_000_000, **row} for s, row in rows])
+    entry = 'instruments: [{exchange: kraken, symbol: "BTC-*", trade_dedupe_window: 1080}]\n'
+    run(tmp_path, write(tmp_path / "mine", [("duckdb_profiles.yaml", entry)]), "silver.trades")
+    kept = [(row["clock_ts"] - hour) // 1_000_000 for row in published(tmp_path, "silver/trades")]
+    assert kept == [-1000, -950, 100]  # the first came again after 1100 s, the second after 1051 s
+
+
 @pytest.mark.parametrize(
-    ("name", "reads", "why"),
+    "name, reads, why",
     [
         ("sql/silver/mine.sql", '{{ ref("silver.trades") }}', "bronze"),
         ("sql/gold/mine.sql", '{{ ref("bronze.trades") }}', "exactly one silver model"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import pytest
 
 from tests import harness, naive
-from tests.naive import bars as naive_bars
 
-HOUR = 3_600_000_000
+# the modules: `naive.bars` and its like are the functions
+naive_bars, naive_books, naive_ticker, naive_trades = (
+    importlib.import_module(f"tests.naive.{name}") for name in ("bars", "books", "ticker", "trades")
+)
 COIN_M = {"contract_kind": "inverse", "contract_size": 10}
 LANES = {
     ("binance", "BTC-USDT"): {},
@@ -41,8 +44,9 @@ def bronze(root: Path, channel: str, exchange: str, symbol: str) -> Rows:
     return naive.read_bronze(root, "ccxt", channel, exchange, symbol)
 
 
-def published(root: Path, table: str, exchange: str) -> Rows:
-    return harness.published(root, table, f"exchange = '{exchange}'")
+def published(root: Path, table: str, exchange: str, symbol: str, **options: Any) -> Rows:
+    where = f"exchange = '{exchange}' and source_symbol = '{symbol}'"
+    return harness.published(root, table, where, **options)
 
 
 # -- real captures -----------------------------------------------------------------------------------------------
@@ -56,17 +60,13 @@ def captures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def of_lane(rows: Rows, symbol: str) -> Rows:
-    return [row for row in rows if row["source_symbol"] == symbol]
-
-
 @real
 @pytest.mark.parametrize(("exchange", "symbol"), LANES)
 def test_first_books_of_a_capture(captures: Path, exchange: str, symbol: str) -> None:
     books = bronze(captures, "orderbook", exchange, symbol)[:1500]
     until = books[-1]["capture_ts"]
     trades = [t for t in bronze(captures, "trades", exchange, symbol) if t["capture_ts"] <= until]
-    got = of_lane(published(captures, "silver/orderbook", exchange), symbol)[:1500]
+    got = published(captures, "silver/orderbook", exchange, symbol, limit=1500)
     assert differences(got, naive.orderbook(books, trades, LANES[exchange, symbol])) == []
 
 
@@ -74,33 +74,46 @@ def test_first_books_of_a_capture(captures: Path, exchange: str, symbol: str) ->
 @pytest.mark.parametrize(("exchange", "symbol"), LANES)
 def test_all_trades_of_a_capture(captures: Path, exchange: str, symbol: str) -> None:
     trades, books = (bronze(captures, channel, exchange, symbol) for channel in ("trades", "orderbook"))
-    got = of_lane(published(captures, "silver/trades", exchange), symbol)
+    got = published(captures, "silver/trades", exchange, symbol)
     assert differences(got, naive.fast.trades(trades, books, LANES[exchange, symbol]), scale=UNITS) == []
 
 
 @real
 @pytest.mark.parametrize(("exchange", "symbol"), LANES)
 def test_all_quotes_of_a_capture(captures: Path, exchange: str, symbol: str) -> None:
-    got = of_lane(published(captures, "silver/ticker", exchange), symbol)
+    got = published(captures, "silver/ticker", exchange, symbol)
     assert differences(got, naive.fast.ticker(bronze(captures, "ticker", exchange, symbol))) == []
 
 
 @real
 def test_captures_come_out_whole(captures: Path) -> None:
-    counts = {c: len(harness.published(captures, f"silver/{c}")) for c in ("orderbook", "trades", "ticker")}
+    channels = ("orderbook", "trades", "ticker")
+    counts = {c: len(harness.published(captures, f"silver/{c}", columns=["clock_ts"])) for c in channels}
     assert counts == {"orderbook": 58_641, "trades": 59_327, "ticker": 233_584}
 
 
 @real
 @pytest.mark.parametrize("channel", ["orderbook", "trades", "ticker"])
-@pytest.mark.parametrize("duration", [60, 300])
-def test_bars_of_a_capture(captures: Path, channel: str, duration: int) -> None:
-    silver = harness.published(captures, f"silver/{channel}")
+def test_bars_of_a_capture(captures: Path, channel: str) -> None:
+    identity = ["exchange", "symbol", "source_symbol", "year", "month", "day", "clock_ts", "is_valid"]
+    columns = sorted({*identity, *bar_inputs(channel)})
     for (exchange, symbol), variables in LANES.items():
-        rows = [{**r, "clock": r["clock_ts"]} for r in of_lane(silver, symbol) if r["exchange"] == exchange]
-        got = of_lane(published(captures, f"gold/{channel}_bars/{duration}s", exchange), symbol)
-        assert got
-        assert differences(got, naive.bars(channel, rows, duration, variables)) == []
+        silver = published(captures, f"silver/{channel}", exchange, symbol, columns=columns)
+        rows = [{**r, "clock": r["clock_ts"]} for r in silver]
+        for duration in (60, 300):
+            got = published(captures, f"gold/{channel}_bars/{duration}s", exchange, symbol)
+            assert got
+            assert differences(got, naive.bars(channel, rows, duration, variables)) == []
+
+
+def bar_inputs(channel: str) -> set[str]:
+    """The silver columns that the definition of bars reads."""
+    if channel == "trades":
+        return {"price", "amount", "dollar_volume", "is_buy", "effective_spread", "log_return", "side", "signed_volume"}
+    means = set(naive_bars.MEANS[channel].values())
+    if channel == "ticker":
+        return means | {"mid_price"}
+    return means | {"mid_price", "ofi", "mlofi", "log_return"}
 
 
 def stretched(rows: Rows, factor: int, keep: int) -> Rows:
@@ -192,28 +205,9 @@ def test_a_dirty_market(tmp_path: Path, seed: int, symbol: str, variables: dict[
 def test_columns_are_those_of_the_contract(tmp_path: Path) -> None:
     simulated(tmp_path, 9, hours=0.1, dirt=0)
     harness.run(tmp_path, bar_durations=[60])
-    for channel in ("orderbook", "trades", "ticker"):
-        module = getattr(__import__(f"tests.naive.{'books' if channel == 'orderbook' else channel}").naive, channel)
-        want = set(naive_columns(channel))
-        got = set(harness.published(tmp_path, f"silver/{channel}")[0])
-        assert want <= got, want - got
-        assert callable(module)
-        want = set(naive_bars_columns(channel))
-        got = set(harness.published(tmp_path, f"gold/{channel}_bars/60s")[0])
-        assert want <= got, want - got
-
-
-def naive_columns(channel: str) -> list[str]:
-    from tests.naive.books import columns as books
-    from tests.naive.ticker import columns as ticker
-    from tests.naive.trades import columns as trades
-
-    found = {"orderbook": books, "trades": trades, "ticker": ticker}[channel](naive.DEFAULTS)
-    return list(found)
-
-
-def naive_bars_columns(channel: str) -> list[str]:
-    from tests.naive.bars import columns
-
-    assert callable(naive_bars)
-    return list(columns(channel))
+    of_silver = {"orderbook": naive_books.columns, "trades": naive_trades.columns, "ticker": naive_ticker.columns}
+    for channel, columns in of_silver.items():
+        missing = set(columns(naive.DEFAULTS)) - set(harness.published(tmp_path, f"silver/{channel}")[0])
+        assert not missing
+        missing = set(naive_bars.columns(channel)) - set(harness.published(tmp_path, f"gold/{channel}_bars/60s")[0])
+        assert not missing

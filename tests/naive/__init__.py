@@ -121,11 +121,17 @@ def compare(
             if name not in got:
                 differences.append(f"row {index}, {name}: missing")
                 continue
+            if type(got[name]) is type(want[name]) and got[name] == want[name] and abs_or_zero(got[name]) < math.inf:
+                continue
             scales = [want.get("_scale", {}).get(name, 0.0)]
             scales += [value for pattern, value in (scale or {}).items() if fnmatchcase(name, pattern)]
             if not matches(plain(got[name]), plain(want[name]), rel, max(scales), name in AS_RECEIVED):
                 differences.append(f"row {index}, {name}: got {got[name]!r}, want {want[name]!r}")
     return differences
+
+
+def abs_or_zero(value: Any) -> float:
+    return abs(value) if isinstance(value, float) else 0.0
 
 
 def plain(value: Any) -> Any:

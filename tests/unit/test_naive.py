@@ -106,7 +106,7 @@ def test_rows_equal_in_every_column_are_one_row() -> None:
     assert len(naive.ticker([quote(0), quote(0), quote(1)])) == 2
 
 
-@pytest.mark.parametrize("build", [naive.trades, naive.fast.trades])
+@pytest.mark.parametrize("build", [naive.trades, naive.fast.trades], ids=["slow", "fast"])
 def test_a_trade_seen_less_than_900_s_ago_is_a_duplicate_even_of_a_duplicate(build: Any) -> None:
     def seen(at: float, **given: Any) -> Row:
         return trade(at, trade_id="", **{"timestamp": 1, **given})
@@ -158,7 +158,7 @@ def test_validity_looks_at_all_levels_received_though_features_see_the_first() -
     assert naive.orderbook([book(0, deep)], [], {"levels": 2})[0]["is_valid"] is False
 
 
-@pytest.mark.parametrize("build", [naive.trades, naive.fast.trades])
+@pytest.mark.parametrize("build", [naive.trades, naive.fast.trades], ids=["slow", "fast"])
 def test_a_trades_validity_and_its_empty_features(build: Any) -> None:
     rows = [trade(0, 100.0), trade(1, NAN), trade(2, 0.0), trade(3, 1.0, -1.0), trade(4, 1.0, None), trade(5, 1.0, INF)]
     out = build([*rows, trade(6, 200.0, 0.0)], [])
@@ -168,7 +168,7 @@ def test_a_trades_validity_and_its_empty_features(build: Any) -> None:
     assert out[6]["trade_count_900s"] == 2
 
 
-@pytest.mark.parametrize("build", [naive.ticker, naive.fast.ticker])
+@pytest.mark.parametrize("build", [naive.ticker, naive.fast.ticker], ids=["slow", "fast"])
 def test_a_quotes_validity_does_not_depend_on_its_sizes(build: Any) -> None:
     rows = [quote(0, 1.0, 1.0), quote(1, None), quote(2, NAN), quote(3, 1.0, INF), quote(4, bid_volume=-1.0)]
     rows += [quote(5, bid_volume=NAN), quote(6, ask_volume=None), quote(7, bid_volume=0.0, ask_volume=0.0)]
@@ -189,7 +189,7 @@ def test_monday_is_day_0_and_friday_is_no_weekend() -> None:
     assert column(days, "hour_of_day") == [23] * 7
 
 
-@pytest.mark.parametrize("build", [naive.trades, naive.fast.trades])
+@pytest.mark.parametrize("build", [naive.trades, naive.fast.trades], ids=["slow", "fast"])
 def test_trade_features(build: Any) -> None:
     rows = [trade(0, 100.0, 2.0, "BUY"), trade(1, 110.0, 1.0, "sell"), trade(2, 99.0, 1.0, None)]
     out = build(rows, [])
@@ -205,7 +205,7 @@ def test_trade_features(build: Any) -> None:
     assert out[2]["source_symbol"] == "A-B"
 
 
-@pytest.mark.parametrize("build", [naive.trades, naive.fast.trades])
+@pytest.mark.parametrize("build", [naive.trades, naive.fast.trades], ids=["slow", "fast"])
 def test_contracts(build: Any) -> None:
     rows = [trade(0, 100.0, 1.0), trade(1, 200.0, 1.0)]
     inverse = build(rows, [], {"contract_kind": "inverse", "contract_size": 10})
@@ -216,7 +216,7 @@ def test_contracts(build: Any) -> None:
     assert (linear[1]["vwap_5s"], linear[1]["dollar_volume_5s"]) == (150.0, 3000.0)
 
 
-@pytest.mark.parametrize("build", [naive.trades, naive.fast.trades])
+@pytest.mark.parametrize("build", [naive.trades, naive.fast.trades], ids=["slow", "fast"])
 def test_a_window_is_open_at_its_start_and_ends_at_the_row_itself(build: Any) -> None:
     ids = {"timestamp": 1}
     rows = [trade(0), trade(0.000001), trade(5, 1.0, trade_id="1", **ids), trade(5, 2.0, trade_id="2", **ids)]
@@ -225,14 +225,14 @@ def test_a_window_is_open_at_its_start_and_ends_at_the_row_itself(build: Any) ->
     assert out[2]["volume_5s"] == 2.0
 
 
-@pytest.mark.parametrize("build", [naive.trades, naive.fast.trades])
+@pytest.mark.parametrize("build", [naive.trades, naive.fast.trades], ids=["slow", "fast"])
 def test_vwap_of_no_volume_is_null_and_volume_0(build: Any) -> None:
     row = build([trade(0, amount=0.0)], [])[0]
     assert (row["vwap_5s"], row["volume_5s"], row["trade_count_5s"]) == (None, 0.0, 1)
     assert build([trade(0, side="?")], [])[0]["buy_ratio_5s"] is None
 
 
-@pytest.mark.parametrize("build", [naive.trades, naive.fast.trades])
+@pytest.mark.parametrize("build", [naive.trades, naive.fast.trades], ids=["slow", "fast"])
 def test_mid_before_is_of_the_last_valid_book_strictly_before_and_not_stale(build: Any) -> None:
     books = [around(10, 100.0), book(11, None), around(12, 200.0)]
     rows = [trade(10), trade(11.5, 101.0), trade(12), trade(312, 1.0), trade(312.000001)]
@@ -242,7 +242,7 @@ def test_mid_before_is_of_the_last_valid_book_strictly_before_and_not_stale(buil
     assert out[0]["effective_spread"] is None
 
 
-@pytest.mark.parametrize("build", [naive.ticker, naive.fast.ticker])
+@pytest.mark.parametrize("build", [naive.ticker, naive.fast.ticker], ids=["slow", "fast"])
 def test_ticker_features(build: Any) -> None:
     out = build([quote(0, 99.0, 101.0, 3.0, 1.0), quote(1, 101.0, 105.0, 1.0, 3.0), quote(5, 101.0, 103.0)])
     assert column(out, "mid_price") == [100.0, 103.0, 102.0]
