@@ -23,7 +23,7 @@ def lint(project: Path | None, paths: tuple[str, ...] = ()) -> int:
     chosen = list(paths) or [name for name in ("sql", "macros") if (folder / name).is_dir()]
     if not chosen:
         raise UsageError("holds no sql/", str(folder), "Run it in a project's folder, or name one with --project.")
-    command = [sys.executable, "-m", "sqlfluff", "lint", "--disable-progress-bar", *chosen]
+    command = [sys.executable, "-m", "sqlfluff", "lint", "--disable-progress-bar", "--processes", "0", *chosen]
     with tempfile.TemporaryDirectory(prefix="daedalus-lint-") as temp:
         if not _configures(folder):
             config = Path(temp) / "sqlfluff.cfg"

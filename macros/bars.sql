@@ -1,8 +1,8 @@
 {# Bars are [start, end), counted from the epoch. #}
 {% macro bar_start(clock, seconds) -%} {{ clock }} // {{ seconds * 1000000 }} * {{ seconds * 1000000 }} {%- endmacro %}
 
-{# The rows of a lane and day with the bar each belongs to, in lane order. `held_us`: how long a valid row's value holds,
-   to the next valid row of its bar or the bar's end, at most max_staleness. #}
+{# The rows of a lane and day with the bar each belongs to, in lane order. `held_us`: how long a valid row's value
+   holds, to the next valid row of its bar or the bar's end, at most max_staleness. #}
 {% macro rows_of_bars(relation, seconds) -%}
 select
     *,
@@ -29,9 +29,9 @@ from {{ bars }}
 where
     bar_start_us >= {{ bind("span_start_us") }}
     and bar_start_us < {{ bind("span_end_us") }}
-    {%- if not var("partial_bars") %}
+{% if not var("partial_bars") %}
     and bar_start_us + {{ seconds * 1000000 }} <= {{ bind("horizon_us") }}
-    {%- endif %}
+{% endif %}
 {%- endmacro %}
 
 {% macro bar_columns(seconds) -%}

@@ -1,5 +1,5 @@
-{# Order book features over level columns `<side>_price_L<i>`, `<side>_size_L<i>` and `<side>_distance_L<i>` (bps of mid).
-   A level that a book does not have is NULL; sums run over those that exist. Unrolled, since one expression a level
+{# Order book features over level columns `<side>_price_L<i>`, `<side>_size_L<i>` and `<side>_distance_L<i>` (bps of
+   mid). A level that a book does not have is NULL; sums run over those that exist. Unrolled, since one expression a level
    is vectorized and list functions are not (4 times slower on 20 levels). #}
 
 {% macro present(x) -%} coalesce({{ x }}, 0) {%- endmacro %}
@@ -63,9 +63,9 @@ asof inner join {{ books }} as last_book on grid.clock_us >= last_book.clock_us
 asof left join {{ books }} as before on grid.clock_us - {{ step }} >= before.clock_us
 where
     last_book.valid_books - coalesce(before.valid_books, 0) > 0
-    {%- if var("fill_gaps") %}
+{% if var("fill_gaps") %}
     or grid.clock_us - last_book.clock_us <= {{ (var("resample_max_staleness") * 1000000) | round | int }}
-    {%- endif %}
+{% endif %}
 {%- endmacro %}
 
 {# The structural columns of silver.orderbook, in order; the kernel reads some of them, the others pass by. #}

@@ -1,5 +1,5 @@
-{# Rows equal in every column are one (SPEC 4): where each copy but the first lies. Equal rows have equal hashes, so only
-   rows that share a clock and a hash are compared in full: partitioning all rows by all columns took 50 us a row. #}
+{# Rows equal in every column are one (SPEC 4): where each copy but the first lies. Equal rows have equal hashes, so
+   only rows that share a clock and a hash are compared in full: partitioning all rows by all columns took 50 us a row. #}
 {% macro copies_of(rows, columns) -%}
 select
     segment,

@@ -19,10 +19,11 @@ asof left join {{ edges }} as w{{ h }} on r.clock_us - {{ (h * 1000000) | round 
 {% endfor -%}
 {%- endmacro %}
 
-{# Sample variance, in squared units, of whole numbers x = hi * 2**40 + lo. x * x does not fit 128 bits over a window, so
-   the sums are kept in two limbs and centred here on a whole number `mean_hi`, `mean_lo` near the mean, where they do; `rest` is
-   what the sum of x differs from n times that. Only a huge spread (beyond 2**45 in the upper limb) is added up in double: there is
-   nothing left to cancel then. Columns: n, sum_hi, sum_lo, sum_hi_hi, sum_hi_lo, sum_lo_lo, each with the suffix. #}
+{# Sample variance, in squared units, of whole numbers x = hi * 2**40 + lo. x * x does not fit 128 bits over a window,
+   so the sums are kept in two limbs and centred here on a whole number `mean_hi`, `mean_lo` near the mean, where they
+   do; `rest` is what the sum of x differs from n times that. Only a huge spread (beyond 2**45 in the upper limb) is
+   added up in double: there is nothing left to cancel then. Columns: n, sum_hi, sum_lo, sum_hi_hi, sum_hi_lo,
+   sum_lo_lo, each with the suffix. #}
 {% macro centred_hi_hi(x) -%}
 sum_hi_hi{{ x }} - 2 * mean_hi{{ x }} * sum_hi{{ x }} + n{{ x }} * mean_hi{{ x }} * mean_hi{{ x }}
 {%- endmacro %}

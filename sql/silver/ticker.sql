@@ -80,6 +80,7 @@ windowed as (
                            "imbalance_count") %}
         {{ in_window(column, "w" ~ h) }} as {{ column }}_{{ h }},
         {%- endfor %}
+        imbalance_units_{{ h }}::double / 1152921504606846976.0 as imbalance_{{ h }},
         sum_hi_{{ h }} * 1099511627776 + sum_lo_{{ h }} as sum_{{ h }},
         round(sum_{{ h }}::double / nullif(n_{{ h }}, 0))::hugeint as mean_{{ h }},
         mean_{{ h }} >> 40 as mean_hi_{{ h }},
@@ -141,8 +142,7 @@ final as (
         sum_{{ h }}::double / n_{{ h }} * {{ bind("price_unit") }} as mid_price_mean_{{ h }}s,
         sqrt({{ exact_variance("_" ~ h) }}) * {{ bind("price_unit") }} as mid_price_std_{{ h }}s,
         spread_units_{{ h }}::double / 1024 / n_{{ h }} * {{ bind("price_unit") }} as spread_mean_{{ h }}s,
-        imbalance_units_{{ h }}::double / 1152921504606846976.0 / nullif(imbalance_count_{{ h }}, 0)
-            as vol_imbalance_mean_{{ h }}s
+        imbalance_{{ h }} / nullif(imbalance_count_{{ h }}, 0) as vol_imbalance_mean_{{ h }}s
         {%- if not loop.last %},{% endif %}
         {%- endfor %}
     from centred

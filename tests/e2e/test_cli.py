@@ -172,9 +172,10 @@ def test_json_is_one_object_a_line_on_stdout_and_nothing_else(raw: Callable[...,
     found = events(typed("run", "--data", data, "--durations", "60", "--json").stdout)
     assert [e["event"] for e in found] == ["plan", *["partition"] * 4, "summary"]
     assert found[1] | {"seconds": 0} == {
-        "event": "partition", "model": "silver.ticker", "exchange": "demo", "symbol": "BTC-USD", "source_symbol": "BTC-USDT",
-        "partition": "2026-02-03T23", "read": found[1]["read"], "duplicate": found[1]["duplicate"],
-        "invalid": found[1]["invalid"], "overflow": 0, "written": found[1]["written"], "seconds": 0,
+        "event": "partition", "model": "silver.ticker", "exchange": "demo", "symbol": "BTC-USD",
+        "source_symbol": "BTC-USDT", "partition": "2026-02-03T23", "read": found[1]["read"],
+        "duplicate": found[1]["duplicate"], "invalid": found[1]["invalid"], "overflow": 0,
+        "written": found[1]["written"], "seconds": 0,
     }  # fmt: skip
     assert found[1]["written"] == found[1]["read"] - found[1]["duplicate"] > 0
     assert found[-1]["made"] == 4
@@ -233,7 +234,7 @@ def test_symbol_filters_match_as_people_write_them(bronze: Path) -> None:
 def test_trades_may_come_from_elsewhere(raw: Callable[..., Path], bronze: Path) -> None:
     data = raw("orderbook")
     for elsewhere in (bronze, bronze / "raw/ready/ccxt/trades"):
-        result = daedalus("run", "--data", data, "--trades", elsewhere, "--select", "silver.orderbook", "--symbol", "BTC-USDT",
+        result = daedalus("run", "--data", data, "--trades", elsewhere, "--select", "silver.orderbook",
                           "--end", "2026-02-04", "--full-refresh")  # fmt: skip
         assert result.exit_code == 0
         (file,) = data.glob("processed/silver/orderbook/**/*.parquet")
