@@ -37,7 +37,7 @@ def measure(bronze: Path, repeats: int) -> dict[str, Any]:
         model = graph.models["silver.orderbook"]
         trades = next((x for x in there.lanes if x.channel == "trades" and x.symbol == lane.symbol), None)
         inputs = {"bronze.orderbook": lane, "bronze.trades": trades}
-        files = {x.channel: there.during(x, start, start + HOUR_US) for x in inputs.values() if x}
+        files = {x.channel: there.hours(x).get(start // HOUR_US, []) for x in inputs.values() if x}
         variables = profile.for_lane(lane.exchange, lane.symbol)
         times: dict[str, list[float]] = {"stream": [], "udf": []}
         rows: dict[str, int] = {}
@@ -81,7 +81,7 @@ class UdfWalk(silver.Walk):
             arrays = dict(zip(reads, rows.combine_chunks().flatten(), strict=True))
             columns = {n: silver._numpy(a, pc) for n, a in arrays.items()}
             out, taken = kernel.advance(columns, {n: b.up_to(int(columns["clock_us"][-1])) for n, b in beside.items()})
-            beside["bronze.trades"].drop(taken)
+            beside["bronze.trades"].drop(taken["bronze.trades"])
             parts = [pa.array(row, from_pandas=True) for row in out]
             return pa.StructArray.from_arrays(parts, list(kernel.columns))
 

@@ -10,7 +10,7 @@ from typing import Any
 import duckdb
 
 from daedalus_etl.errors import DaedalusError
-from daedalus_etl.lanes import HOUR_US, KEYS, Segment, hour_of
+from daedalus_etl.lanes import HOUR_US, KEYS, Segment, hour_of, literal
 
 LEVELS = "STRUCT(price DOUBLE, size DOUBLE)[]"
 COMMON = {"collected_at": "BIGINT", "capture_ts": "TIMESTAMP WITH TIME ZONE", "timestamp": "BIGINT"}
@@ -35,11 +35,12 @@ NUMBERS = (*INTEGERS, "FLOAT", "DOUBLE")
 
 @dataclass(frozen=True)
 class Facts:
-    """What a segment holds; clocks in us. `problem` says why it cannot be used."""
+    """What a segment holds; clocks in us, `hours` in hours since the epoch. `problem` says why it cannot be used."""
 
     rows: int = 0
     min_clock: int = 0
     max_clock: int = 0
+    hours: tuple[int, ...] = ()
     lanes: tuple[tuple[str, str], ...] = ()
     types: tuple[tuple[str, str], ...] = ()
     problem: str = ""
@@ -49,7 +50,8 @@ class Facts:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Facts:
-        return cls(**{**value, "lanes": tuple(map(tuple, value["lanes"])), "types": tuple(map(tuple, value["types"]))})
+        return cls(**{**value, "lanes": tuple(map(tuple, value["lanes"])), "types": tuple(map(tuple, value["types"])),
+                      "hours": tuple(value["hours"])})  # fmt: skip
 
 
 def as_column(name: str, wanted: str, found: str | None) -> str:
@@ -97,12 +99,16 @@ def audit(con: duckdb.DuckDBPyConnection, segment: Segment, variables: Mapping[s
     if segment.size < 0:
         return Facts(problem="is not a plain file")
     try:
+        segment.path.encode()
+    except UnicodeEncodeError:
+        return Facts(problem="has a name that is not UTF-8")
+    try:
         # said before the data is opened: a path that names no hour
         _path_hour(segment)
         found = {
             str(row[0]): str(row[1])
             for row in con.execute(
-                "describe select * from read_parquet(?, hive_partitioning = false)", [[segment.path]]
+                "describe select * from read_parquet(?, hive_partitioning = false)", [[literal(segment.path)]]
             ).fetchall()
         }
         problem = _columns_problem(segment, found)
@@ -166,12 +172,13 @@ def _look_inside(con: Any, segment: Segment, found: Mapping[str, str], variables
             count(*) filter (where {off}),
             count(collected_at), count(*) filter (where {_off_by_thousand("collected_at")}),
             count(timestamp), count(*) filter (where {_off_by_thousand("timestamp")}),
-            count(*) filter (where exchange is null or symbol is null)
+            count(*) filter (where exchange is null or symbol is null),
+            list_sort(list(distinct clock_us // 3600000000))
         from clocked
         """,
-        [[segment.path]],
+        [[literal(segment.path)]],
     ).fetchone()
-    (rows, captured, low, high, first, last, wrong, collected, collected_off, timed, timed_off, nameless) = row
+    (rows, captured, low, high, first, last, wrong, collected, collected_off, timed, timed_off, nameless, hours) = row
     if rows == 0:
         return Facts(types=tuple(found.items()))
     if captured < rows:
@@ -186,7 +193,7 @@ def _look_inside(con: Any, segment: Segment, found: Mapping[str, str], variables
                 regexp_replace(symbol, '[/\\:*?"<>|]', '-', 'g')
             from read_parquet($1, hive_partitioning = false) order by all
             """,
-            [[segment.path]],
+            [[literal(segment.path)]],
         ).fetchall()
     ]
     for i, key in enumerate(("exchange", "symbol")):
@@ -202,7 +209,7 @@ def _look_inside(con: Any, segment: Segment, found: Mapping[str, str], variables
     for name, n, n_off in (("collected_at", collected, collected_off), ("timestamp", timed, timed_off)):
         if n_off * 2 > n:
             return Facts(problem=f"{name} is off by a factor of 1000 from capture_ts in {n_off} of {n} rows")
-    return Facts(rows, low, high, tuple(names), tuple(found.items()))
+    return Facts(rows, low, high, tuple(hours), tuple(names), tuple(found.items()))
 
 
 def _off_by_thousand(name: str) -> str:
@@ -218,7 +225,7 @@ def is_unreadable(con: duckdb.DuckDBPyConnection, segment: Segment, facts: Facts
     try:
         con.execute(
             f"select count(*), bit_xor(hash(r)) from (select {columns} from read_parquet($1, hive_partitioning = false)) as r",
-            [[segment.path]],
+            [[literal(segment.path)]],
         ).fetchone()
     except (duckdb.Error, UnicodeDecodeError) as error:
         return f"cannot be read as Parquet: {str(error).splitlines()[0][:200]}"

@@ -20,18 +20,30 @@ class Catalog:
 
     segments: dict[Lane, list[tuple[Segment, Facts]]] = field(default_factory=lambda: defaultdict(list))
     quarantined: list[tuple[Segment, str]] = field(default_factory=list)
+    _hours: dict[Lane, dict[int, list[tuple[Segment, Facts]]]] = field(default_factory=dict)
 
     @property
     def lanes(self) -> list[Lane]:
         return sorted(self.segments)
 
+    def hours(self, lane: Lane) -> dict[int, list[tuple[Segment, Facts]]]:
+        """A lane's segments by the hours (since the epoch) that their clocks are in, in segment order."""
+        if lane not in self._hours:
+            found: dict[int, list[tuple[Segment, Facts]]] = defaultdict(list)
+            for segment, facts in self.segments.get(lane, ()):
+                for hour in facts.hours:
+                    found[hour].append((segment, facts))
+            self._hours[lane] = dict(found)
+        return self._hours[lane]
+
     def during(self, lane: Lane, start: int, end: int) -> list[tuple[Segment, Facts]]:
-        """A lane's segments with a clock in [start, end), in segment order."""
+        """A lane's segments that may have a clock in [start, end) us, in segment order."""
         return [(s, f) for s, f in self.segments.get(lane, ()) if f.rows and f.max_clock >= start and f.min_clock < end]
 
     def quarantine(self, lane: Lane, bad: Segment, reason: str) -> None:
         for there in self.segments.values():
             there[:] = [(s, f) for s, f in there if s.path != bad.path]
+        self._hours.clear()
         self.quarantined.append((bad, reason))
 
 
@@ -82,6 +94,14 @@ def build(
     if con is not None:
         con.close()
     return catalog
+
+
+def remember_problem(profile: Profile, segment: Segment, reason: str) -> None:
+    """A segment that passed its audit and then could not be read: known as such until its content changes."""
+    memory = profile.data / "state" / "segments" / f"{segment.channel}.json"
+    value = json.loads(memory.read_text())
+    value["segments"][segment.path] = [list(segment.key), json.loads(Facts(problem=reason).to_json())]
+    publish.write_synced(memory, json.dumps(value).encode())
 
 
 def audit_version() -> str:

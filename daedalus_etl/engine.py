@@ -11,7 +11,7 @@ import duckdb
 
 from daedalus_etl.audit import SCHEMAS, Facts, as_column
 from daedalus_etl.errors import DaedalusError
-from daedalus_etl.lanes import Lane, Segment
+from daedalus_etl.lanes import Lane, Segment, literal
 from daedalus_etl.models import quote
 from daedalus_etl.profiles import Profile
 
@@ -72,7 +72,7 @@ class Engine:
 
     def raw(self, channel: str, lane: Lane, files: Sequence[tuple[Segment, Facts]]) -> str:
         """The relation of a channel's segments: contract columns, file_index and file_row_number."""
-        self.bind(**{f"{channel}_files": [s.path for s, _ in files]})
+        self.bind(**{f"{channel}_files": [literal(s.path) for s, _ in files]})
         return raw_relation(channel, lane, files, f"getvariable('{channel}_files')")
 
     # -- running ----------------------------------------------------------------------------------------------

@@ -117,6 +117,11 @@ def channel_root(data: Path, source: str, channel: str) -> Path:
     return data / "raw" / "ready" / source / channel
 
 
+def literal(path: str) -> str:
+    """A path for read_parquet, which takes [, * and ? in it for a pattern."""
+    return re.sub(r"([\[*?])", r"[\1]", path)
+
+
 def segments(root: Path, channel: str) -> Iterator[Segment]:
     """Every *.parquet below a channel's root, folder by folder. Hidden and temporary files are left alone.
 

@@ -17,6 +17,7 @@ from daedalus_etl.profiles import nearest
 
 LAYERS = ("bronze", "silver", "gold")
 KERNEL_OUTPUT = "kernel_output"
+OF_BARS_AND_NAMES = {"bar_durations", "partial_bars", "normalize_quotes", "usd_quotes"}
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class Graph:
     def __init__(self, projects: Iterable[Path], variables: Mapping[str, Any]):
         self.projects = tuple(projects)
         self._config: dict[str, Any] = {}
+        self._read: set[str] = set()  # the variables that rendering asked for
         self._env = jinja2.Environment(
             undefined=jinja2.StrictUndefined,
             loader=jinja2.FileSystemLoader([str(p / "macros") for p in reversed(self.projects)]),
@@ -128,6 +130,17 @@ class Graph:
         self._config = {}
         self.render(model, Context({**variables, "bar_duration_sec": 60}, lambda n: n, lambda c: c, lambda n: n))
         return {**model.config, **self._config}
+
+    def variables_of(self, model: Model, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of a lane's variables that a model's rows depend on: what it and its bronze inputs ask for, with these values.
+
+        A kernel may read any but those of bars and of names.
+        """
+        self._read = set()
+        for name in (model.name, *(r for r in model.refs if r.startswith("bronze."))):
+            self.config_for(self.models[name], variables)
+        names = self._read | (set(variables) - OF_BARS_AND_NAMES if "kernel" in model.config else set())
+        return {name: variables[name] for name in sorted(names) if name in variables}
 
     def _check(self) -> None:
         for model in self.models.values():
@@ -226,6 +239,7 @@ class Graph:
             return ""
 
         def var(name: str, default: Any = None) -> Any:
+            self._read.add(name)
             if name in context.variables:
                 return context.variables[name]
             if name in ("bar_duration_sec", "input_is_ordered"):

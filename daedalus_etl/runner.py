@@ -181,42 +181,66 @@ class Run:
         inputs = self.inputs(model, lane)
         own = self.there.segments[lane]
         variables = self.profile.for_lane(lane.exchange, lane.symbol)
-        hours: set[int] = set()
+        ledger = self.ledger(model, lane)
+        hours = {_hour_start(p) // HOUR_US for p in ledger.partitions() if self._deleted(ledger.get(p))}
         for taken in inputs.values():
-            for _, facts in self.there.segments.get(taken, ()) if taken else ():
-                if facts.rows:
-                    hours.update(range(facts.min_clock // HOUR_US, facts.max_clock // HOUR_US + 1))
+            if taken is not None:
+                hours.update(self.there.hours(taken))
         if variables["resample_frequency"] and variables["fill_gaps"]:  # a carried book may reach into a silent hour
             reach = round(variables["resample_max_staleness"] * US)
             for hour in sorted(hours):
                 hours.update(range(hour, (hour * HOUR_US + HOUR_US + reach) // HOUR_US + 1))
         horizon = self.horizon(lane)
-        ledger = self.ledger(model, lane)
         symbol = self.names[lane]
         start, end = self.selection.start, self.selection.end
         if start is not None and any(m.layer == "gold" and model.name in m.refs for m in self.chosen):
             start = start // DAY_US * DAY_US  # a day's bars need the whole day
         last = max((f.max_clock for _, f in own if f.rows), default=-1)
-        chain = _digest(self.versions[model.name], symbol, _canonical_json(variables), {k: str(v) for k, v in inputs.items()})
+        read = self.graph.variables_of(model, variables)
+        chain = _digest(self.versions[model.name], symbol, _canonical_json(read), {k: str(v) for k, v in inputs.items()})
         for hour in sorted(hours):
             first, behind = hour * HOUR_US, (hour + 1) * HOUR_US
             if first > last or (end is not None and first >= end):
                 break
             behind = min(behind, end) if end is not None else behind
             files = {
-                self.graph.models[name].channel: self.there.during(taken, first, behind) if taken else []
+                self.graph.models[name].channel: self.segments_of(taken, hour) if taken else []
                 for name, taken in inputs.items()
             }
-            prints = sorted((channel, s.path, s.size, s.mtime_ns) for channel, fs in files.items() for s, _ in fs)
+            record = ledger.get(_hour_name(first))
+            prints = sorted(
+                [
+                    (channel, catalog.describe(s, self.profile.data), s.size, s.mtime_ns)
+                    for channel, fs in files.items()
+                    for s, _ in fs
+                ]
+                + self._deleted(record)
+            )
             bound = [behind - first]
             if variables["resample_frequency"]:
                 bound.append(min(horizon, behind))
             chain = _digest(chain, hour, prints, bound)
             partition = _hour_name(first)
-            rows = catalog.total_rows(self.there.during(lane, first, behind))
+            rows = catalog.total_rows(self.segments_of(lane, hour))
             wanted = start is None or behind > start
             work = Work(model, lane, symbol, partition, first, behind, rows)
-            yield work, ledger.get(partition), chain, wanted
+            yield work, record, chain, wanted
+
+    def _deleted(self, record: Record | None) -> list[tuple[str, str, int, int]]:
+        """Inputs of a record that are not there any more: what was published of them stays, and counts as unchanged."""
+        if record is None or self.selection.full_refresh:
+            return []
+        return [
+            (i["channel"], i["path"], i["size"], i["mtime_ns"])
+            for i in record.inputs
+            if not os.path.lexists(self.profile.data / i["path"])
+        ]
+
+    def segments_of(self, lane: Lane, hour: int) -> list[tuple[lanes.Segment, audit.Facts]]:
+        """A lane's segments with a clock in an hour (since the epoch) and before --end."""
+        end = self.selection.end
+        found = self.there.hours(lane).get(hour, [])
+        return found if end is None else [(s, f) for s, f in found if f.min_clock < end]
 
     def ledger(self, model: Model, lane: Lane, duration: int = 0) -> Ledger:
         return Ledger(
@@ -233,14 +257,22 @@ class Run:
         todo = list(self.silver_work(model, lane))
         ledger = self.ledger(model, lane)
         pending = [i for i, (_, record, key, wanted) in enumerate(todo) if not self.is_in(ledger, record, key, wanted)]
-        keep = {work.partition for work, *_ in todo}
-        if self.selection.end is None:
-            for partition in ledger.partitions():
-                if partition not in keep:
-                    self.warn(f"{model.name} {lane}: {partition} has no bronze any more; what was published stays.")
+        gone = {work.partition: len(self._deleted(record)) for work, record, *_ in todo if self._deleted(record)}
+        if gone:
+            self.warn(
+                f"{model.name} {lane}: {sum(gone.values())} segments of {len(gone)} hours are deleted; "
+                "what was published of them stays."
+            )
         if not pending:
             self.report.fresh += len(todo)
             return
+        lost = [work.partition for work, *_ in todo[pending[0] :] if work.partition in gone]
+        if lost:
+            raise DaedalusError(
+                f"{todo[pending[0]][0].partition} is to be made again, but bronze of {lost[0]} is deleted",
+                f"{model.name} {lane}",
+                "Put the segments back, or make what is left anew with --full-refresh.",
+            )
         wanted_ahead = [i for i, (*_, wanted) in enumerate(todo) if wanted]
         if not wanted_ahead:
             return
@@ -254,7 +286,7 @@ class Run:
             first -= 1
         if first == 0:
             state = {}
-        self.report.fresh += first
+        self.report.fresh += len(todo) - len(pending)
         variables = self.profile.for_lane(lane.exchange, lane.symbol)
         inputs = self.inputs(model, lane)
         kernel = kernels.load(model.config["kernel"], self.folders)(variables) if "kernel" in model.config else None
@@ -262,7 +294,7 @@ class Run:
         try:
             walk = Walk(engine, self.graph, model, lane, self.names[lane], variables, inputs, kernel)
             walk.load(state or {})
-            for work, record, key, wanted in todo[first:]:
+            for work, record, key, wanted in todo[first : pending[-1] + 1]:
                 done = self.is_in(ledger, record, key, wanted)
                 self._one_hour(walk, ledger, work, key, wanted and not done, record if done else None, inputs)
         finally:
@@ -280,7 +312,7 @@ class Run:
     ) -> None:
         began = time.perf_counter()
         files = {
-            self.graph.models[name].channel: self.there.during(taken, work.start, work.end) if taken else []
+            self.graph.models[name].channel: self.segments_of(taken, work.start // HOUR_US) if taken else []
             for name, taken in inputs.items()
         }
         name = f"{work.partition}-{_short(work.lane.symbol)}.parquet"
@@ -301,8 +333,14 @@ class Run:
             write,
             {k: v for k, v in counts.items() if k != "max_clock"},
             tuple(
-                {"path": catalog.describe(s, self.profile.data), "size": s.size, "mtime_ns": s.mtime_ns, "rows": f.rows}
-                for fs in files.values()
+                {
+                    "channel": channel,
+                    "path": catalog.describe(s, self.profile.data),
+                    "size": s.size,
+                    "mtime_ns": s.mtime_ns,
+                    "rows": f.rows,
+                }
+                for channel, fs in files.items()
                 for s, f in fs
             ),
             max_clock=counts.get("max_clock"),
@@ -342,6 +380,7 @@ class Run:
             return
         horizon = max((r.max_clock for r in hours.values() if r.max_clock is not None), default=0)
         variables = self.profile.for_lane(lane.exchange, lane.symbol)
+        read = self.graph.variables_of(model, variables)
         symbol = self.names[lane]
         if self.selection.end is not None:
             horizon = min(horizon, self.selection.end - 1)
@@ -360,7 +399,7 @@ class Run:
                 used = sorted(by_day[day])
                 behind = end + length
                 key = _digest(
-                    self.versions[model.name], symbol, _canonical_json(variables), duration, min(horizon, behind),
+                    self.versions[model.name], symbol, _canonical_json(read), duration, min(horizon, behind),
                     [(h, hours[h].key, hours[h].outputs) for h in used],
                 )  # fmt: skip
                 partition = f"{datetime.fromtimestamp(start // US, UTC):%Y-%m-%d}"
@@ -460,6 +499,7 @@ class Run:
                     found = True
                     assert taken is not None
                     self.there.quarantine(taken, segment, reason)
+                    catalog.remember_problem(self.profile, segment, reason)
                     self.quarantine(segment, reason)
         con.close()
         return found

@@ -7,9 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import duckdb
+
 from daedalus_etl import models, publish
 from daedalus_etl.audit import Facts
 from daedalus_etl.engine import Engine, batches
+from daedalus_etl.errors import DaedalusError
 from daedalus_etl.lanes import US, Lane, Segment
 from daedalus_etl.models import Context, Graph, Model
 
@@ -140,6 +143,7 @@ class Walk:
         )
 
     _flags: Mapping[str, Any] = {}
+    _refused: DaedalusError | None = None
 
     def _find_unit(self, files: Files) -> None:
         name = f"bronze.{self.model.channel}"
@@ -186,15 +190,20 @@ class Walk:
         extra = [pa.field(name, pa.float64()) for name in self.kernel.columns]
         schema = pa.schema([*reader.schema, *extra])
         stream = self._walked(reader, beside, schema, seen)
-        if target is None:
-            for _ in stream:
-                pass
-        else:
-            counts["written"] = self.engine.copy(shape, target, pa.RecordBatchReader.from_batches(schema, stream))
+        try:
+            if target is None:
+                for _ in stream:
+                    pass
+            else:
+                counts["written"] = self.engine.copy(shape, target, pa.RecordBatchReader.from_batches(schema, stream))
+        except duckdb.Error:
+            if self._refused is not None:  # DuckDB wraps what the generator raised in text
+                raise self._refused from None
+            raise
         for _ in stream:  # what DuckDB left, were it to stop early
             raise AssertionError("rows were left in the kernel's stream")
-        for rows in beside.values():
-            self.kernel.finish({name: b.rest() for name, b in beside.items()})
+        if beside:
+            self.kernel.finish({name: rows.rest() for name, rows in beside.items()})
         if self.streamed is not None:
             counts["invalid"] = seen["invalid"]
             counts["duplicate"] = counts["read"] - seen["rows"]
@@ -211,9 +220,13 @@ class Walk:
             columns = {name: _numpy(batch.column(name), pc) for name in reads}
             until = int(columns["clock_us"][-1])
             near = {name: rows.up_to(until) for name, rows in beside.items()}
-            out, taken = self.kernel.advance(columns, near)
-            for rows in beside.values():
-                rows.drop(taken)
+            try:
+                out, taken = self.kernel.advance(columns, near)
+            except DaedalusError as error:
+                self._refused = error
+                raise
+            for name, n in taken.items():
+                beside[name].drop(n)
             seen["rows"] += batch.num_rows
             seen["invalid"] += batch.num_rows - int(columns["is_valid"].sum())
             seen["last"] = until

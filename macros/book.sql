@@ -9,6 +9,11 @@
 ({% for i in range(levels) %}{{ " + " if not loop.first }}coalesce({{ x | replace("@", i | string) }}, 0){% endfor %})
 {%- endmacro %}
 
+{# The expression for each of the first `levels` levels, with commas. #}
+{% macro level_list(x, levels) -%}
+{% for i in range(levels) %}{{ ", " if not loop.first }}{{ x | replace("@", i | string) }}{% endfor %}
+{%- endmacro %}
+
 {% macro depth(side, levels) -%} {{ level_sum(side ~ "_size_L@", levels) }} {%- endmacro %}
 
 {% macro level_vwap(side, levels) -%}

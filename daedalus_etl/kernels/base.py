@@ -29,13 +29,14 @@ class Kernel:
     def start_partition(self) -> None:
         """lane_order counts from 0 again."""
 
-    def advance(self, columns: dict[str, np.ndarray], beside: dict[str, dict[str, np.ndarray]]) -> tuple[np.ndarray, int]:
-        """Walk n rows: float64[len(self.columns), n], and how many rows of the relation beside were taken."""
+    def advance(
+        self, columns: dict[str, np.ndarray], beside: dict[str, dict[str, np.ndarray]]
+    ) -> tuple[np.ndarray, dict[str, int]]:
+        """Walk n rows: float64[len(self.columns), n], and how many rows of each relation beside were taken."""
         raise NotImplementedError
 
-    def finish(self, beside: dict[str, dict[str, np.ndarray]]) -> int:
-        """Take what is left beside at the end of a partition; returns how many rows."""
-        return 0
+    def finish(self, beside: dict[str, dict[str, np.ndarray]]) -> None:
+        """Take what is left beside at the end of a partition."""
 
     def save(self) -> dict[str, np.ndarray]:
         """The whole state as named arrays, in one canonical form."""

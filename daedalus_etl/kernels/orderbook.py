@@ -92,7 +92,7 @@ class OrderBookKernel(base.Kernel):
             books, trades, self.max_staleness, self.volume, out,
         )  # fmt: skip
         self._check(taken)
-        return out, taken
+        return out, {"bronze.trades": taken}
 
     def finish(self, beside):
         """Take the trades of the partition that no book of it came after."""
@@ -102,7 +102,6 @@ class OrderBookKernel(base.Kernel):
             self.f[0], self.deals, self.bucket, self.volume, np.iinfo(np.int64).max, 0, trades
         )
         self._check(taken)
-        return taken
 
     @staticmethod
     def _check(taken):

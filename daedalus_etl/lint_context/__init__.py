@@ -7,8 +7,8 @@ from daedalus_etl.audit import SCHEMAS as _SCHEMAS
 from daedalus_etl.models import KERNEL_OUTPUT as _KERNEL_OUTPUT
 from daedalus_etl.profiles import load as _load
 
-# Half of the levels: sqlfluff needs minutes for 20, and they repeat. tests/unit/test_lint.py parses all of them.
-_VARIABLES = {**_load("laptop").variables, "levels": 10, "bar_duration_sec": 60}
+# Few levels: sqlfluff needs minutes for 20, and they repeat. tests/unit/test_lint.py parses all of them.
+_VARIABLES = {**_load("laptop").variables, "levels": 6, "bar_duration_sec": 60}
 
 
 def var(name, default=None):  # type: ignore[no-untyped-def]

@@ -1,6 +1,6 @@
 -- Order books with their structure and with what happened since the last one.
--- Grain: one row a snapshot that is no duplicate, in lane order (or one a grid time, if resampled); an invalid one has no
--- features. Two statements: the ordered input of the kernel, which holds the structure, and the shape of the result.
+-- Grain: one row a snapshot that is no duplicate, in lane order (or one a grid time, if resampled); an invalid one has
+-- no features. Two statements: the ordered input of the kernel, which holds the structure, and the shape of the result.
 {% set levels = var("levels") -%}
 {% set first = [10, levels] | min -%}
 {% set five = [5, levels] | min -%}
@@ -52,8 +52,8 @@ leveled as (
         len(bid_prices) as bid_count,
         len(ask_prices) as ask_count
         {%- for side in sides %}{% for i in range(levels) %},
-        {{ side }}_prices[{{ i + 1 }}] as "{{ side }}_price_L{{ i }}",
-        {{ side }}_sizes[{{ i + 1 }}] as "{{ side }}_size_L{{ i }}"
+        {{ side }}_prices[{{ i + 1 }}] as {{ side }}_price_L{{ i }},
+        {{ side }}_sizes[{{ i + 1 }}] as {{ side }}_size_L{{ i }}
         {%- endfor %}{% endfor %}
     from snapshots
 ),
@@ -61,13 +61,13 @@ leveled as (
 distances as (
     select
         *,
-        "ask_price_L0" - "bid_price_L0" as spread
+        ask_price_L0 - bid_price_L0 as spread
         {%- for side in sides %}{% for i in range(levels) %},
-        (abs("{{ side }}_price_L{{ i }}" - mid_price) / mid_price) * 1e4 as "{{ side }}_distance_L{{ i }}"
+        (abs({{ side }}_price_L{{ i }} - mid_price) / mid_price) * 1e4 as {{ side }}_distance_L{{ i }}
         {%- endfor %}
         {%- for i in range(first) %},
-        {% if i > 0 %}"{{ side }}_cumulative_L{{ i - 1 }}" + {% endif -%}
-        "{{ side }}_size_L{{ i }}" as "{{ side }}_cumulative_L{{ i }}"
+        {% if i > 0 %}{{ side }}_cumulative_L{{ i - 1 }} + {% endif -%}
+        {{ side }}_size_L{{ i }} as {{ side }}_cumulative_L{{ i }}
         {%- endfor %}{% endfor %}
     from leveled
 ),
@@ -77,11 +77,13 @@ totals as (
         *,
         {% for side in sides -%}
         case when is_valid then {{ depth(side, levels) }} end as total_{{ side }}_depth,
-        case when is_valid then
-            {{ level_sum(side ~ "_size_L@ * exp(-100 * abs(" ~ side ~ "_price_L@ - mid_price) / mid_price)", levels) }}
+        case
+            when is_valid
+                then {{ level_sum(
+                    side ~ "_size_L@ * exp(-100 * abs(" ~ side ~ "_price_L@ - mid_price) / mid_price)", levels
+                ) }}
         end as smart_{{ side }}_depth,
-        greatest({% for i in range(levels) %}{{ ", " if not loop.first }}"{{ side }}_distance_L{{ i }}"{% endfor %})
-            as {{ side }}_reach_bps,
+        greatest({{ level_list(side ~ "_distance_L@", levels) }}) as {{ side }}_reach_bps,
         least({{ side }}_count, {{ first }}) as {{ side }}_slope_levels,
         {{ level_sum(side ~ "_distance_L@", first) }} / {{ side }}_slope_levels as {{ side }}_distance_mean,
         {{ level_sum(side ~ "_cumulative_L@", first) }} / {{ side }}_slope_levels as {{ side }}_cumulative_mean,
@@ -96,16 +98,17 @@ totals as (
 structure as (
     select
         *,
-        "bid_price_L0" as best_bid,
-        "ask_price_L0" as best_ask,
+        bid_price_L0 as best_bid,
+        ask_price_L0 as best_ask,
         spread / mid_price as relative_spread,
-        ("bid_size_L0" * "ask_price_L0" + "ask_size_L0" * "bid_price_L0") / ("bid_size_L0" + "ask_size_L0")
+        (bid_size_L0 * ask_price_L0 + ask_size_L0 * bid_price_L0) / (bid_size_L0 + ask_size_L0)
             as microprice,
         microprice - mid_price as micro_minus_mid,
         {% for k in (1, 3, 5, 10) -%}
-        case when is_valid then
-            {{ imbalance(depth("bid", [k, levels] | min), depth("ask", [k, levels] | min)) }}
-        end as "imbalance_L{{ k }}",
+        case
+            when is_valid
+                then {{ imbalance(depth("bid", [k, levels] | min), depth("ask", [k, levels] | min)) }}
+        end as imbalance_L{{ k }},
         {% endfor -%}
         {{ imbalance("total_bid_depth", "total_ask_depth") }} as total_imbalance,
         {{ level_vwap("bid", five) }} as vwap_bid_5,
@@ -114,14 +117,15 @@ structure as (
         {{ imbalance("smart_bid_depth", "smart_ask_depth") }} as smart_depth_imbalance,
         {% for side in sides -%}
         {% if levels >= 5 -%}
-        abs("{{ side }}_price_L0" - "{{ side }}_price_L4") / {{ depth(side, 5) }}
+        abs({{ side }}_price_L0 - {{ side }}_price_L4) / {{ depth(side, 5) }}
         {%- else -%}
         null::double
         {%- endif %} as {{ side }}_slope,
         {{ regression_slope(side, first) }} as {{ side }}_slope_regression,
-        {{ '"' ~ side ~ '_size_L4"' if levels >= 5 else "null::double" }} / "{{ side }}_size_L0" as {{ side }}_depth_decay_5,
-        case when is_valid then
-            {{ concentration(side, "total_" ~ side ~ "_depth", levels) }}
+        {{ side ~ "_size_L4" if levels >= 5 else "null::double" }} / {{ side }}_size_L0 as {{ side }}_depth_decay_5,
+        case
+            when is_valid
+                then {{ concentration(side, "total_" ~ side ~ "_depth", levels) }}
         end as {{ side }}_concentration,
         {% endfor -%}
         bid_slope_regression / nullif(ask_slope_regression, 0) as slope_asymmetry,
@@ -130,20 +134,23 @@ structure as (
         (bid_depth_decay_5 + ask_depth_decay_5) / 2 as avg_depth_decay_5,
         {% for k in (3, 6) -%}
         spread / nullif({{ depth("bid", [k, levels] | min) }} + {{ depth("ask", [k, levels] | min) }}, 0)
-            as "spread_per_depth_L{{ k }}",
+            as spread_per_depth_L{{ k }},
         {% endfor -%}
         {% for band in var("bands_bps") -%}
         {% for side in sides -%}
-        case when {{ double(band[0]) }} < {{ side }}_reach_bps then {{ size_within(side, band[0], band[1], levels) }} end
-            as {{ side }}_vol_band_{{ band_name(band) }},
+        case
+            when {{ double(band[0]) }} < {{ side }}_reach_bps
+                then {{ size_within(side, band[0], band[1], levels) }}
+        end as {{ side }}_vol_band_{{ band_name(band) }},
         {% endfor -%}
         {{ imbalance("bid_vol_band_" ~ band_name(band), "ask_vol_band_" ~ band_name(band)) }}
             as imb_band_{{ band_name(band) }},
         {% endfor -%}
-        case when bid_reach_bps >= 50 and ask_reach_bps >= 50 then
-            (bid_within_5 + ask_within_5) / nullif(bid_within_50 + ask_within_50, 0)
+        case
+            when bid_reach_bps >= 50 and ask_reach_bps >= 50
+                then (bid_within_5 + ask_within_5) / nullif(bid_within_50 + ask_within_50, 0)
         end as book_convexity,
-        bid_within_5 + ask_within_5 as "depth_0_5bps"
+        bid_within_5 + ask_within_5 as depth_0_5bps
     from totals
 )
 
@@ -160,7 +167,7 @@ select
     {% for column in structural_list().split() -%}
     "{{ column }}",
     {% endfor -%}
-    "depth_0_5bps"
+    depth_0_5bps
 from structure
 where not is_context
 order by clock_us, lane_order;
@@ -222,25 +229,30 @@ final as (
         ask_slope_std_60s,
         cog_momentum_mean_60s,
         cog_momentum_std_60s,
-        "depth_0_5bps_sigma",
+        depth_0_5bps_sigma,
         vpin
-        {%- if var("legacy_aliases") -%}{% for h in var("rolling_windows") %},
-        return_std_{{ h }}s as rv_{{ h }}s,
-        mean_relative_spread_{{ h }}s as mean_spread_{{ h }}s
-        {%- endfor %},
-        "spread_per_depth_L6" as amihud_like,
-        "spread_per_depth_L3" as lambda_like,
-        bid_slope as bid_slope_simple,
-        ask_slope as ask_slope_simple,
-        total_bid_depth as total_bid_volume,
-        total_ask_depth as total_ask_volume,
-        total_imbalance as book_pressure,
-        vpin as order_flow_toxicity,
-        ofi as ofi_step,
-        mlofi as mlofi_step,
-        log_return as log_return_step
-        {%- endif %}
     from kernel_output
 )
 
+{% if var("legacy_aliases") -%}
+select
+    *,
+    {% for h in var("rolling_windows") -%}
+    return_std_{{ h }}s as rv_{{ h }}s,
+    mean_relative_spread_{{ h }}s as mean_spread_{{ h }}s,
+    {% endfor -%}
+    spread_per_depth_L6 as amihud_like,
+    spread_per_depth_L3 as lambda_like,
+    bid_slope as bid_slope_simple,
+    ask_slope as ask_slope_simple,
+    total_bid_depth as total_bid_volume,
+    total_ask_depth as total_ask_volume,
+    total_imbalance as book_pressure,
+    vpin as order_flow_toxicity,
+    ofi as ofi_step,
+    mlofi as mlofi_step,
+    log_return as log_return_step
+from final;
+{%- else -%}
 select * from final;
+{%- endif %}

@@ -79,7 +79,7 @@ def test_a_model_with_a_kernel_compiles_to_its_input_and_its_shape(market: Path,
         f"select {', '.join(trade_columns)} from trades where not is_duplicate order by clock_us, lane_order"
     ).to_arrow_table()
     out, taken = kernel.advance(arrays(ordered, kernel.reads()), {"bronze.trades": arrays(trades, trade_columns)})
-    assert 0 < taken <= trades.num_rows
+    assert 0 < taken["bronze.trades"] <= trades.num_rows
     for name, column in zip(kernel.columns, out, strict=True):
         ordered = ordered.append_column(name, pa.array(column, from_pandas=True))
     con.register("kernel_output", ordered)
