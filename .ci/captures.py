@@ -37,7 +37,9 @@ def differences(con: duckdb.DuckDBPyConnection, data: Path, channel: str) -> lis
     bars = data / f"processed/gold/{channel}_bars"
     for duration in (60, 300):
         files = bars / f"{duration}s/**/*.parquet"
-        (lanes,) = con.execute(f"select count(distinct (exchange, source_symbol)) from read_parquet('{files}')").fetchall()[0]
+        (lanes,) = con.execute(
+            f"select count(distinct (exchange, source_symbol)) from read_parquet('{files}')"
+        ).fetchall()[0]
         if lanes != LANES:
             found.append(f"gold has bars of {duration} s of {lanes} lanes, not {LANES}")
     return found

@@ -32,7 +32,9 @@ def measure(bronze: Path, repeats: int) -> dict[str, Any]:
         profile = profiles.load("laptop").with_data(str(root), None)
         graph = models.Graph(profile.projects, profile.variables)
         there = catalog.build(profile, catalog.roots(profile))
-        lane = max((x for x in there.lanes if x.channel == "orderbook"), key=lambda x: catalog.total_rows(there.segments[x]))
+        lane = max(
+            (x for x in there.lanes if x.channel == "orderbook"), key=lambda x: catalog.total_rows(there.segments[x])
+        )
         start = min(f.min_clock for _, f in there.segments[lane]) // HOUR_US * HOUR_US
         model = graph.models["silver.orderbook"]
         trades = next((x for x in there.lanes if x.channel == "trades" and x.symbol == lane.symbol), None)
@@ -53,9 +55,11 @@ def measure(bronze: Path, repeats: int) -> dict[str, Any]:
                 rows[way] = engine.row(f"select count(*) from read_parquet('{target}')")[0]
                 if way == "udf":
                     differ = engine.row(
-                        f"select count(*) from (from read_parquet('{root}/udf.parquet') except from read_parquet('{root}/stream.parquet'))"
+                        f"select count(*) from (from read_parquet('{root}/udf.parquet') "
+                        f"except from read_parquet('{root}/stream.parquet'))"
                     )[0]
-                    assert differ == 0 and rows["udf"] == rows["stream"]
+                    assert differ == 0
+                    assert rows["udf"] == rows["stream"]
                 engine.close()
         medians = {way: statistics.median(seconds[1:]) for way, seconds in times.items()}
         publish.clear_staging(root)
@@ -67,9 +71,12 @@ class UdfWalk(silver.Walk):
 
     def _through_kernel(self, files: Any, target: Path | None, counts: dict[str, int]) -> None:
         kernel = self.kernel
-        assert kernel is not None and target is not None
+        assert kernel is not None
+        assert target is not None
         self._flags = {"input_is_ordered": self._is_ordered(files, counts)}
-        ordered, shape = models.require_kernel_statements(self.model, self.graph.render(self.model, self._context(files)))
+        ordered, shape = models.require_kernel_statements(
+            self.model, self.graph.render(self.model, self._context(files))
+        )
         self._flags = {}
         reads = kernel.reads()
         beside = {"bronze.trades": silver.Beside(self.engine, "bronze_trades", kernel.reads_beside()["bronze.trades"])}

@@ -20,8 +20,8 @@ SCHEMAS: Mapping[str, Mapping[str, str]] = {
     | {"trade_id": "VARCHAR", "side": "VARCHAR", "price": "DOUBLE", "amount": "DOUBLE", "cost": "DOUBLE",
        "info_json": "VARCHAR"},
     "ticker": COMMON
-    | {name: "DOUBLE" for name in ("bid", "ask", "bid_volume", "ask_volume", "last", "open", "high", "low", "close",
-       "vwap", "base_volume", "quote_volume", "change", "percentage")}
+    | dict.fromkeys(("bid", "ask", "bid_volume", "ask_volume", "last", "open", "high", "low", "close",
+       "vwap", "base_volume", "quote_volume", "change", "percentage"), "DOUBLE")
     | {"info_json": "VARCHAR"},
 }  # fmt: skip
 REQUIRED = {
@@ -224,7 +224,8 @@ def is_unreadable(con: duckdb.DuckDBPyConnection, segment: Segment, facts: Facts
     columns = ", ".join(as_column(n, t, found.get(n)) for n, t in SCHEMAS[segment.channel].items())
     try:
         con.execute(
-            f"select count(*), bit_xor(hash(r)) from (select {columns} from read_parquet($1, hive_partitioning = false)) as r",
+            f"select count(*), bit_xor(hash(r)) "
+            f"from (select {columns} from read_parquet($1, hive_partitioning = false)) as r",
             [[literal(segment.path)]],
         ).fetchone()
     except (duckdb.Error, UnicodeDecodeError) as error:

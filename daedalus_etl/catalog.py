@@ -55,7 +55,8 @@ def build(
     *,
     remember: bool = True,
 ) -> Catalog:
-    """Look at every segment below the channels' roots. What was audited before, and has not changed, is not opened again.
+    """Look at every segment below the channels' roots. What was audited before, and has not changed, is not opened
+    again.
 
     want: the channels that are needed; all if None. remember: keep what was found out, below <data>/state.
     """

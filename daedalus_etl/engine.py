@@ -136,16 +136,23 @@ def _set_variable(con: duckdb.DuckDBPyConnection, name: str, value: Any) -> None
 
 
 def raw_relation(
-    channel: str, lane: Lane | None, files: Sequence[tuple[Segment, Facts]], paths: str, more: Mapping[str, str] | None = None
+    channel: str,
+    lane: Lane | None,
+    files: Sequence[tuple[Segment, Facts]],
+    paths: str,
+    more: Mapping[str, str] | None = None,
 ) -> str:
     """SQL of a channel's rows from a list of files (`paths`: a SQL expression), as the contract types them.
 
-    lane: None for those of all lanes in the files. more: further text columns, name -> expression over the file's columns.
+    lane: None for those of all lanes in the files. more: further text columns, name -> expression over the file's
+    columns.
     """
     more = more or {}
     schema = SCHEMAS[channel]
     if not files:
-        nothing = ", ".join(f"null::{kind} as {name}" for name, kind in [*schema.items(), *((n, "varchar") for n in more)])
+        nothing = ", ".join(
+            f"null::{kind} as {name}" for name, kind in [*schema.items(), *((n, "varchar") for n in more)]
+        )
         return f"(select {nothing}, 0::ubigint as segment, 0::bigint as position where false)"
     found: dict[str, str] = {}
     for _, facts in files:

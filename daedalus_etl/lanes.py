@@ -37,7 +37,8 @@ def sanitize(value: str) -> str:
 def partition_path(exchange: str, symbol: str, clock_us: int, *, by: str = "hour") -> str:
     """The hive path of a lane's partition, relative to its channel: numbers unpadded, times in UTC.
 
-    `clock_us` is in microseconds since the epoch; `by` is 'hour' (bronze, silver) or 'day' (gold). Raises DaedalusError for a name that no folder can have.
+    `clock_us` is in microseconds since the epoch; `by` is 'hour' (bronze, silver) or 'day' (gold). Raises DaedalusError
+    for a name that no folder can have.
 
     >>> partition_path("binance", "BTC/USDT", 1723161254000000)
     'exchange=binance/symbol=BTC-USDT/year=2024/month=8/day=8/hour=23'
@@ -75,7 +76,10 @@ def parse_path(path: str | os.PathLike[str]) -> dict[str, str | int]:
 
 
 def hour_of(values: Mapping[str, str | int]) -> int | None:
-    """The start of the hour that partition values name, us; None if they name none. Raises DaedalusError for no such hour."""
+    """The start of the hour that partition values name, us; None if they name none.
+
+    Raises DaedalusError for an hour that no calendar has.
+    """
     if not all(key in values for key in KEYS[2:]):
         return None
     try:
@@ -125,9 +129,10 @@ def literal(path: str) -> str:
 def segments(root: Path, channel: str) -> Iterator[Segment]:
     """Every *.parquet below a channel's root, folder by folder. Hidden and temporary files are left alone.
 
-    A link, pipe or anything else that is no plain file is not followed. A file that goes between listing and stat is not there.
+    A link, pipe or anything else that is no plain file is not followed. A file that goes between listing and stat is
+    not there.
     """
-    stack = [(str(root), {})]
+    stack: list[tuple[str, dict[str, str]]] = [(str(root), {})]
     while stack:
         folder, values = stack.pop()
         try:
@@ -149,9 +154,8 @@ def segments(root: Path, channel: str) -> Iterator[Segment]:
                     status = entry.stat(follow_symlinks=False)
                 except FileNotFoundError:
                     continue
-                if not entry.is_file(follow_symlinks=False):
-                    status = None
-                size, mtime = (status.st_size, status.st_mtime_ns) if status else (-1, 0)
+                plain = entry.is_file(follow_symlinks=False)
+                size, mtime = (status.st_size, status.st_mtime_ns) if plain else (-1, 0)
                 yield Segment(entry.path, channel, size, mtime, values)
 
 
@@ -197,8 +201,11 @@ def collisions(lanes: Iterable[Lane], variables: Mapping[str, object]) -> list[l
     return [sorted(group) for group in groups.values() if len(group) > 1]
 
 
-def partner(lane: Lane, channel: str, there: Iterable[Lane], variables: Mapping[str, object]) -> tuple[Lane | None, bool]:
-    """The lane of another channel that this one takes (a book its trades), and whether there were several to choose from.
+def partner(
+    lane: Lane, channel: str, there: Iterable[Lane], variables: Mapping[str, object]
+) -> tuple[Lane | None, bool]:
+    """The lane of another channel that this one takes (a book its trades), and whether there were several to choose
+    from.
 
     Its own source symbol; failing that, the only lane of its exchange with its canonical symbol.
     """

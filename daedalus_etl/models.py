@@ -37,7 +37,7 @@ class Model:
 
     @property
     def channel(self) -> str:
-        return self.config.get("channel", self.name.partition(".")[2])
+        return str(self.config.get("channel", self.name.partition(".")[2]))
 
     @property
     def folder(self) -> str:
@@ -132,7 +132,8 @@ class Graph:
         return {**model.config, **self._config}
 
     def variables_of(self, model: Model, variables: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of a lane's variables that a model's rows depend on: what it and its bronze inputs ask for, with these values.
+        """Those of a lane's variables that a model's rows depend on: what it and its bronze inputs ask for, with these
+        values.
 
         A kernel may read any but those of bars and of names.
         """
@@ -190,7 +191,8 @@ class Graph:
         return out
 
     def select(self, patterns: Iterable[str]) -> list[Model]:
-        """The models that the patterns name, in order: a name, `+name` with all it needs, `name+` with all that needs it, `tag:`.
+        """The models that the patterns name, in order: a name, `+name` with all it needs, `name+` with all that needs
+        it, `tag:`.
 
         No pattern selects all.
         """
@@ -262,16 +264,14 @@ class Graph:
         try:
             for name in sorted(self._env.list_templates(extensions=["sql"])):
                 module = self._env.get_template(name).make_module()
-                self._env.globals.update(
-                    {k: v for k, v in vars(module).items() if isinstance(v, jinja2.runtime.Macro)}
-                )
+                self._env.globals.update({k: v for k, v in vars(module).items() if isinstance(v, jinja2.runtime.Macro)})
             if model.text not in self._compiled:
                 self._compiled[model.text] = self._env.from_string(model.text)
             text = self._compiled[model.text].render()
         except jinja2.TemplateError as error:
             line = getattr(error, "lineno", None)
             raise UsageError(f"cannot be rendered: {error}", f"{model.path}{f':{line}' if line else ''}") from error
-        return [part for part in _statements(text)]
+        return _statements(text)
 
     def digest(self, model: Model) -> str:
         """Of the model's text, of all macros, and of the models that it reads inside its own SQL."""

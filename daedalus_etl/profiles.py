@@ -174,7 +174,17 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def parse_size(value: Any, where: str) -> int:
     """'1GB', '512MB', '150MiB' or a number of bytes -> bytes."""
-    units = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+    units = {
+        "": 1,
+        "b": 1,
+        "kb": 10**3,
+        "mb": 10**6,
+        "gb": 10**9,
+        "tb": 10**12,
+        "kib": 2**10,
+        "mib": 2**20,
+        "gib": 2**30,
+    }
     text = str(value).strip().lower().replace(" ", "")
     digits = text.rstrip("abcdefghijklmnopqrstuvwxyz")
     try:
@@ -196,7 +206,17 @@ def check_variable(name: str, value: Any, where: str) -> Any:
         raise UsageError(f"{name} = {value!r} {error}", where) from None
 
 
-SETTINGS = ("threads", "workers", "memory_limit", "temp_directory", "data", "source", "parquet", "batch_rows", "variables")
+SETTINGS = (
+    "threads",
+    "workers",
+    "memory_limit",
+    "temp_directory",
+    "data",
+    "source",
+    "parquet",
+    "batch_rows",
+    "variables",
+)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -237,8 +257,8 @@ def load(
 ) -> Profile:
     """The profile called `name` (else DAEDALUS_PROFILE, else the file's default).
 
-    Ours is read first, then the project's own, key by key. `overrides` are variables, as --var gives them. Raises UsageError for anything
-    unknown or out of range.
+    Ours is read first, then the project's own, key by key. `overrides` are variables, as --var gives them. Raises
+    UsageError for anything unknown or out of range.
     """
     ours = shipped()
     folders = [ours]

@@ -1,7 +1,7 @@
 """Staging, Parquet, record: the one commit point (RELIABILITY).
 
-A file is written where no reader globs, read back, synced and renamed onto a name that the same inputs always make; then
-one record says that it is in: inputs, outputs, counts and the lane's state at the end of the partition.
+A file is written where no reader globs, read back, synced and renamed onto a name that the same inputs always make;
+then one record says that it is in: inputs, outputs, counts and the lane's state at the end of the partition.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Ledger:
         staged: Mapping[Path, str],
         state: Mapping[str, bytes] | None,
     ) -> Record:
-        """Publish staged files (path -> path below processed/), then the record with its state. All of it or nothing."""
+        """Publish staged files (path -> path below processed/), then the record with its state; all of it or none."""
         for path, target in staged.items():
             place(path, self.processed / target)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -102,8 +102,8 @@ class Ledger:
             self.folder / f"{partition}.json", json.dumps(dict(vars(done)), sort_keys=True, default=dict).encode()
         )
         self._records[partition] = done
-        for path in gone:
-            (self.processed / path).unlink(missing_ok=True)
+        for output in gone:
+            (self.processed / output).unlink(missing_ok=True)
         if before and before.state and before.state != done.state:
             (self.folder / before.state).unlink(missing_ok=True)
         self._forget_old_states()

@@ -99,7 +99,11 @@ class Run:
         """Discover and audit; decide names and partners from all of bronze. remember=False writes nothing."""
         folders = self._folders()
         self.there: Catalog = catalog.build(
-            self.profile, folders, progress=lambda path: self.tell("look", {"segment": path}), remember=remember
+            self.profile,
+            folders,
+            self.channels.__contains__,
+            progress=lambda path: self.tell("look", {"segment": path}),
+            remember=remember,
         )
         variables = self.profile.variables
         self.names = lanes.canonical_names(self.there.lanes, variables)
@@ -141,7 +145,9 @@ class Run:
             for pattern in patterns:
                 alone: dict[str, tuple[str, ...]] = {"exchanges": (), "symbols": (), f"{what}s": (pattern,)}
                 if not any(lanes.is_selected(lane, **alone, variables=self.profile.variables) for lane in near):
-                    raise UsageError(f"no {what} matches {pattern}", f"--{what}", nearest(pattern, known) if known else None)
+                    raise UsageError(
+                        f"no {what} matches {pattern}", f"--{what}", nearest(pattern, known) if known else None
+                    )
         raise UsageError("no lane matches all filters", "--exchange, --symbol", _listed(near))
 
     def warn(self, text: str) -> None:
@@ -177,7 +183,7 @@ class Run:
         return found
 
     def silver_work(self, model: Model, lane: Lane) -> Iterator[tuple[Work, Record | None, str, bool]]:
-        """The lane's hours in order: work, its record if one is there, the key of now, and whether it is to be written."""
+        """The lane's hours in order: work, its record if any, the key of now, and whether it is to be written."""
         inputs = self.inputs(model, lane)
         own = self.there.segments[lane]
         variables = self.profile.for_lane(lane.exchange, lane.symbol)
@@ -197,7 +203,9 @@ class Run:
             start = start // DAY_US * DAY_US  # a day's bars need the whole day
         last = max((f.max_clock for _, f in own if f.rows), default=-1)
         read = self.graph.variables_of(model, variables)
-        chain = _digest(self.versions[model.name], symbol, _canonical_json(read), {k: str(v) for k, v in inputs.items()})
+        chain = _digest(
+            self.versions[model.name], symbol, _canonical_json(read), {k: str(v) for k, v in inputs.items()}
+        )
         for hour in sorted(hours):
             first, behind = hour * HOUR_US, (hour + 1) * HOUR_US
             if first > last or (end is not None and first >= end):
@@ -243,9 +251,7 @@ class Run:
         return found if end is None else [(s, f) for s, f in found if f.min_clock < end]
 
     def ledger(self, model: Model, lane: Lane, duration: int = 0) -> Ledger:
-        return Ledger(
-            self.profile.data, model.name, lane.exchange, lane.symbol, f"{duration}s" if duration else ""
-        )
+        return Ledger(self.profile.data, model.name, lane.exchange, lane.symbol, f"{duration}s" if duration else "")
 
     def is_in(self, ledger: Ledger, record: Record | None, key: str, wanted: bool) -> bool:
         if record is None or record.key != key or self.selection.full_refresh:
@@ -553,7 +559,9 @@ def exclusive(data: Path) -> Iterator[None]:
         except BlockingIOError:
             lock.seek(0)
             raise DaedalusError(
-                f"another run is writing here: {lock.read().strip() or 'unknown'}", str(data), "Wait until it has ended."
+                f"another run is writing here: {lock.read().strip() or 'unknown'}",
+                str(data),
+                "Wait until it has ended.",
             ) from None
         lock.truncate(0)
         lock.write(f"process {os.getpid()}\n")

@@ -63,7 +63,9 @@ class Walk:
         """Everything that the next hour needs of the earlier ones, in one canonical form."""
         kept: dict[str, bytes] = {}
         for name in sorted(self._has_carry):
-            table = self.engine.to_arrow(f"select * from {_carried(name)} order by clock_us, lane_order, segment, position")
+            table = self.engine.to_arrow(
+                f"select * from {_carried(name)} order by clock_us, lane_order, segment, position"
+            )
             kept[f"carry:{name}"] = _arrow_bytes(table)
         if self.kernel is not None:
             kept["kernel"] = publish.arrays_to_bytes(self.kernel.save())
@@ -113,7 +115,8 @@ class Walk:
 
     def _count(self, name: str, counts: dict[str, int]) -> None:
         read, duplicate, invalid, overflow, last = self.engine.row(
-            f"""select count(*), count(*) filter (where is_duplicate), count(*) filter (where not is_duplicate and not is_valid),
+            f"""select count(*), count(*) filter (where is_duplicate),
+            count(*) filter (where not is_duplicate and not is_valid),
             count(*) filter (where not is_duplicate and is_sound and not is_valid), max(clock_us)
             from {_table(name)} where not is_context"""
         )
@@ -186,7 +189,7 @@ class Walk:
             if name in self.inputs
         }
         self.kernel.start_partition()
-        seen = {"rows": 0, "invalid": 0, "last": None}
+        seen: dict[str, Any] = {"rows": 0, "invalid": 0, "last": None}
         extra = [pa.field(name, pa.float64()) for name in self.kernel.columns]
         schema = pa.schema([*reader.schema, *extra])
         stream = self._walked(reader, beside, schema, seen)
@@ -234,8 +237,8 @@ class Walk:
             yield pa.RecordBatch.from_arrays([*batch.columns, *added], schema=schema)
 
     def _is_ordered(self, files: Files, counts: dict[str, int]) -> bool:
-        """Does the hour's natural order rise strictly in (clock, timestamp, nonce)? Then it is lane order without duplicates,
-        and neither is sorted or searched for."""
+        """Does the hour's natural order rise strictly in (clock, timestamp, nonce)? Then it is lane order without
+        duplicates, and neither is sorted or searched for."""
         name = self.streamed
         assert name is not None
         channel = self.graph.models[name].channel
@@ -248,8 +251,12 @@ class Walk:
         read, ordered = self.engine.row(
             f"""
             with clocked as (select {clock} as c, timestamp as t, {nonce} from {source}),
-            inside as (select * from clocked where c >= getvariable('span_start_us') and c < getvariable('span_end_us')),
-            lagged as (select c, t, nonce, lag(c) over () as pc, lag(t) over () as pt, lag(nonce) over () as pn from inside)
+            inside as (
+                select * from clocked where c >= getvariable('span_start_us') and c < getvariable('span_end_us')
+            ),
+            lagged as (
+                select c, t, nonce, lag(c) over () as pc, lag(t) over () as pt, lag(nonce) over () as pn from inside
+            )
             select count(*), coalesce(bool_and(coalesce(
                 pc is null or c > pc or (c = pc and (t > pt or (t = pt and nonce > pn))), false)), true)
             from lagged
@@ -260,9 +267,10 @@ class Walk:
 
 
 def price_unit(con: duckdb.DuckDBPyConnection, quotes: str) -> float | None:
-    """The unit of exact price sums: 2**-54 of the power of two below the first valid mid of bronze.ticker rows (SPEC 11.2)."""
+    """The unit of exact price sums: 2**-54 of the power of two below the first valid mid of `quotes` (SPEC 11.2)."""
     mid = con.execute(
-        f"select (bid + ask) / 2 from {quotes} where is_valid and not is_duplicate order by clock_us, lane_order limit 1"
+        f"select (bid + ask) / 2 from {quotes} where is_valid and not is_duplicate "
+        "order by clock_us, lane_order limit 1"
     ).fetchone()
     return math.ldexp(1.0, math.frexp(mid[0])[1] - 1 - 54) if mid is not None else None
 
@@ -273,7 +281,8 @@ class Beside:
     def __init__(self, engine: Engine, table: str, columns: Sequence[str]):
         self.columns = tuple(columns)
         sql = (
-            f"select {', '.join(columns)} from {table} where not is_context and not is_duplicate order by clock_us, lane_order"
+            f"select {', '.join(columns)} from {table} where not is_context and not is_duplicate "
+            "order by clock_us, lane_order"
         )
         self._reader = engine.reader(sql, 8192)
         self._batches = batches(self._reader)
@@ -282,7 +291,9 @@ class Beside:
 
     def up_to(self, until: int) -> dict[str, Any]:
         """At least all rows with a clock at or before `until` that were not dropped yet."""
-        while not self._done and (self._rows is None or not len(self._rows["clock_us"]) or self._rows["clock_us"][-1] <= until):
+        while not self._done and (
+            self._rows is None or not len(self._rows["clock_us"]) or self._rows["clock_us"][-1] <= until
+        ):
             self._pull()
         assert self._rows is not None
         return self._rows
@@ -340,7 +351,8 @@ def _arrow_bytes(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
         writer.write_table(table.combine_chunks())
-    return sink.getvalue().to_pybytes()
+    held: bytes = sink.getvalue().to_pybytes()
+    return held
 
 
 def _arrow_table(blob: bytes) -> pa.Table:

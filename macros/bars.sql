@@ -19,7 +19,7 @@ from (
         epoch_us(clock_ts) as clock_us
     from {{ relation }}
     where is_valid
-)
+) as valid_rows
 {%- endmacro %}
 
 {# A bar is written once any row of the lane has a clock at or after its end; it belongs to the day of its start. #}

@@ -10,7 +10,9 @@ from (
         position,
         row_number() over (partition by clock_us, {{ columns }} order by segment, position) as copy_number
     from {{ rows }}
-    where (clock_us, row_hash) in (select (clock_us, row_hash) from {{ rows }} group by all having count(*) > 1)
-)
+    where (clock_us, row_hash) in (
+        select (again.clock_us, again.row_hash) from {{ rows }} as again group by all having count(*) > 1
+    )
+) as numbered
 where copy_number > 1
 {%- endmacro %}

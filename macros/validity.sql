@@ -5,9 +5,11 @@
 {% macro fits_price(x) -%} {{ x }} between 7.888609052210118e-31 and 1.2676506002282294e30 {%- endmacro %}
 {% macro fits_amount(x) -%} {{ x }} <= 1125899906842624.0 {%- endmacro %}
 
+{# Each element of a list with the one after it. #}
+{% macro neighbours(list) -%} list_zip({{ list }}[:-2], {{ list }}[2:]) {%- endmacro %}
+
 {# A book is sound if both sides have levels, prices are positive and strictly ordered from best to worst, sizes are
-   finite and not negative, and it is not crossed or locked (SPEC 4). A reduction that loses its order ends in -1
-   (bids) or infinity (asks), from which nothing leads back. #}
+   finite and not negative, and it is not crossed or locked (SPEC 4). #}
 {% macro is_book(bid_prices, bid_sizes, ask_prices, ask_sizes) -%}
 coalesce(
     len({{ bid_prices }}) > 0
@@ -17,8 +19,8 @@ coalesce(
     and len(list_filter({{ bid_sizes }}, lambda x: x is null or not isfinite(x) or x < 0)) = 0
     and len(list_filter({{ ask_sizes }}, lambda x: x is null or not isfinite(x) or x < 0)) = 0
     and {{ bid_prices }}[1] < {{ ask_prices }}[1]
-    and list_reduce({{ bid_prices }}, lambda a, x: case when x < a then x else -1 end, 'infinity'::double) > 0
-    and isfinite(list_reduce({{ ask_prices }}, lambda a, x: case when x > a then x else 'infinity'::double end, 0::double)),
+    and len(list_filter({{ neighbours(bid_prices) }}, lambda x: x[1] <= x[2])) = 0
+    and len(list_filter({{ neighbours(ask_prices) }}, lambda x: x[1] >= x[2])) = 0,
     false
 )
 {%- endmacro %}

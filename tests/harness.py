@@ -65,7 +65,7 @@ def write_bronze(
     name: str = "segment",
     source: str = "ccxt",
 ) -> list[Path]:
-    """Rows (capture_ts in us; the other columns of the channel, missing ones NULL) as one segment an hour of capture."""
+    """Rows (capture_ts in us; other columns of the channel, missing ones NULL) as one segment an hour of capture."""
     hours: dict[int, list[Mapping[str, Any]]] = {}
     for row in rows:
         hours.setdefault(row["capture_ts"] // HOUR_US, []).append(row)

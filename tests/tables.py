@@ -1,7 +1,8 @@
 """Drawn tables: what is given to a lane, and what it must publish; only the drawn columns are compared.
 
-A cell is a number or arithmetic on literals (`2/3`, `ln(1.01)`), a time of Tuesday 2026-02-03 (`00:00:01.5`) or of the day before
-it (`2026-02-02 23:59`), levels best first (`99x1 98x2`, `[]`), a word, or `-` for NULL. What follows a `#` is a comment.
+A cell is a number or arithmetic on literals (`2/3`, `ln(1.01)`), a time of Tuesday 2026-02-03 (`00:00:01.5`) or of the
+day before it (`2026-02-02 23:59`), levels best first (`99x1 98x2`, `[]`), a word, or `-` for NULL. What follows a `#`
+is a comment.
 """
 
 from __future__ import annotations
@@ -120,8 +121,10 @@ class Lane:
         self.given: list[tuple[str, str, Rows]] = []
 
     def rows(self, table: str) -> Rows:
-        """What was published of it in 'silver/trades', 'gold/trades_bars/60s', ...: files by time, rows as they lie in them."""
-        return [row for row in read_published(self.market.data, table, self.exchange) if row["source_symbol"] == self.symbol]
+        """What was published of it in 'silver/trades', 'gold/trades_bars/60s', ...: files by time, rows as they lie."""
+        return [
+            row for row in read_published(self.market.data, table, self.exchange) if row["source_symbol"] == self.symbol
+        ]
 
 
 def given_rows(text: str) -> Rows:

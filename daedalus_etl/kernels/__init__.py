@@ -46,7 +46,8 @@ def load(name: str, folders: tuple[Path, ...] = ()) -> type:
         if path.is_file():
             return _load_file(name, path)
     if (HERE / f"{name}.py").is_file():
-        return importlib.import_module(f"daedalus_etl.kernels.{name}").KERNEL
+        kernel: type = importlib.import_module(f"daedalus_etl.kernels.{name}").KERNEL
+        return kernel
     ours = sorted(p.stem for folder in (HERE, *folders) for p in folder.glob("*.py") if "KERNEL = " in p.read_text())
     raise DaedalusError(f"no kernel is called {name}", hint=f"There are: {', '.join(ours)}.")
 
@@ -60,7 +61,8 @@ def _load_file(name: str, path: Path) -> type:
     sys.modules[spec.name] = module  # numba looks here for what it takes from its cache
     try:
         spec.loader.exec_module(module)
-        return module.KERNEL
+        kernel: type = module.KERNEL
+        return kernel
     except Exception as error:
         raise DaedalusError(
             f"cannot be loaded: {type(error).__name__}: {error}", str(path), "Its last line is KERNEL = <your class>."

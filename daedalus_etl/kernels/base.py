@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 
 class Kernel:
     """Walks a lane in order and carries state from batch to batch and from hour to hour.
 
-    The runner makes one per lane with the lane's variables, loads the state that was kept, calls `start_partition` before each
-    partition, `advance` for each ordered batch, `finish` after the last, and keeps what `save` returns.
+    The runner makes one per lane with the lane's variables, loads the state that was kept, calls `start_partition`
+    before each partition, `advance` for each ordered batch, `finish` after the last, and keeps what `save` returns.
     """
 
     version = 1  # rises when a field of the saved state changes its meaning
     columns: tuple[str, ...] = ()  # names of the columns it adds, float64, NaN for NULL
 
-    def __init__(self, variables: dict):
+    def __init__(self, variables: dict[str, Any]):
         self.variables = variables
 
     def reads(self) -> tuple[str, ...]:

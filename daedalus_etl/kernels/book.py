@@ -24,8 +24,8 @@ FIELDS = 12
 NORMAL, TIGHT, WIDE = 0, 1, 2
 
 # Exact sums, in the order of BOOK.sums. First the running sums of what every rolling window has, of which a row keeps
-# the values before it; then sums over one window: (x), (x*x) of the two slopes, the centre of gravity and the depth; then
-# the two regressions, (x), (y), (xy), (xx), (yy) each.
+# the values before it; then sums over one window: (x), (x*x) of the two slopes, the centre of gravity and the depth;
+# then the two regressions, (x), (y), (xy), (xx), (yy) each.
 S_RETURN, S_SQUARE, S_OFI, S_MLOFI, S_RELATIVE, ROLLING_SUMS = range(6)
 S_SLOW, S_REGRESSION, SUMS = 5, 13, 23
 # What a row adds to them: term j goes to sum TARGET[j]; a product is two terms, itself and its rounding error.
@@ -396,8 +396,8 @@ def advance(s, ring, nodes, f, deals, bucket, books, trades, max_staleness, volu
     """Walk a batch of books; returns how many trades were taken, or MISSING_ORDER / BAD_CLOCK.
 
     s, f: records BOOK and FLOW; ring, nodes, deals, bucket: their rings; books: arrays of n rows (levels float64[4,
-    ofi_levels, n]: bid prices, bid sizes, ask prices, ask sizes, NaN where a book has no such level); trades: arrays of m
-    rows; max_staleness us; volume of a VPIN bucket in units of 1e-9; out float64[columns, n], NaN for NULL.
+    ofi_levels, n]: bid prices, bid sizes, ask prices, ask sizes, NaN where a book has no such level); trades: arrays of
+    m rows; max_staleness us; volume of a VPIN bucket in units of 1e-9; out float64[columns, n], NaN for NULL.
     """
     rolling = s["rolling"]
     taken = 0
@@ -455,20 +455,15 @@ def advance(s, ring, nodes, f, deals, bucket, books, trades, max_staleness, volu
 
 
 def output_columns(rolling_windows):
-    """Names of the rows of `out`, in order. dt_prev_us is in us; is_gap 0 or 1; spread_regime 0 normal, 1 tight, 2 wide."""
+    """Names of the rows of `out`, in order. dt_prev_us in us; is_gap 0, 1; spread_regime 0 normal, 1 tight, 2 wide."""
+    means = ("ofi_sum", "mlofi_sum", "realized_vol", "return_std", "mean_return", "mean_relative_spread")
     return (
-        ("dt_prev_us", "is_gap", "ofi", "mlofi", "log_return", "mid_velocity", "mid_accel")
-        + tuple(
-            f"{name}_{h}s"
-            for h in rolling_windows
-            for name in ("ofi_sum", "mlofi_sum", "realized_vol", "return_std", "mean_return", "mean_relative_spread")
-        )
-        + ("interval_buy_volume", "interval_sell_volume", "interval_trade_count")
-        + tuple(f"{name}_{h}s" for h in rolling_windows for name in ("tfi", "trade_vol"))
-        + (
-            "spread_percentile", "spread_regime", "spread_regime_tight_frac", "spread_regime_wide_frac",
-            "kyle_lambda", "kyle_lambda_r2", "ofi_beta", "ofi_beta_r2",
-            "bid_slope_mean_60s", "bid_slope_std_60s", "ask_slope_mean_60s", "ask_slope_std_60s",
-            "cog_momentum_mean_60s", "cog_momentum_std_60s", "depth_0_5bps_sigma", "vpin",
-        )
+        "dt_prev_us", "is_gap", "ofi", "mlofi", "log_return", "mid_velocity", "mid_accel",
+        *(f"{name}_{h}s" for h in rolling_windows for name in means),
+        "interval_buy_volume", "interval_sell_volume", "interval_trade_count",
+        *(f"{name}_{h}s" for h in rolling_windows for name in ("tfi", "trade_vol")),
+        "spread_percentile", "spread_regime", "spread_regime_tight_frac", "spread_regime_wide_frac",
+        "kyle_lambda", "kyle_lambda_r2", "ofi_beta", "ofi_beta_r2",
+        "bid_slope_mean_60s", "bid_slope_std_60s", "ask_slope_mean_60s", "ask_slope_std_60s",
+        "cog_momentum_mean_60s", "cog_momentum_std_60s", "depth_0_5bps_sigma", "vpin",
     )  # fmt: skip

@@ -3,8 +3,8 @@
 A window's sum is the difference of two running sums, so it must leave no residue of rows that have left (SPEC 11.2).
 Floating point cannot promise that; integers can. A number is four uint64 limbs, least significant first, two's
 complement, in units of 2**-128. Adding a double is exact if its last bit is at or above 2**-128 (else it is rounded
-once, half to even), and rounding back gives the double nearest to the exact sum, as `math.fsum` does. Wrapping around is harmless
-as long as the difference fits: |sum| < 2**127.
+once, half to even), and rounding back gives the double nearest to the exact sum, as `math.fsum` does. Wrapping around
+is harmless as long as the difference fits: |sum| < 2**127.
 
 Tried before: Neumaier and double-double sums (a residue of 1e-16 relative stays), two-stack queues (the value depends
 on where the stack was flipped), int128 in decimal units (destroys small sizes or overflows on large ones).
@@ -37,7 +37,7 @@ def add(total, k, x):
         mantissa = mantissa >> cut
         if rest > half or (rest == half and (mantissa & _ONE) == _ONE):
             mantissa += _ONE
-        bit = 0
+        bit = np.int64(0)
     limb = bit >> 6
     shift = np.uint64(bit & 63)
     low = mantissa << shift

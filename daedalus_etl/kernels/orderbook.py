@@ -85,7 +85,7 @@ class OrderBookKernel(base.Kernel):
         for k, prefix in enumerate(("bid_price", "bid_size", "ask_price", "ask_size")):
             for i in range(self.depth):
                 levels[k, i] = columns[f"{prefix}_L{i}"]
-        books = book.Books(*(columns[name] for name in BOOK_COLUMNS), levels)
+        books = book.Books._make([*(columns[name] for name in BOOK_COLUMNS), levels])
         out = np.empty((len(self.columns), n))
         taken = book.advance(
             self.s[0], self.ring, self.nodes, self.f[0], self.deals, self.bucket,
@@ -98,9 +98,7 @@ class OrderBookKernel(base.Kernel):
         """Take the trades of the partition that no book of it came after."""
         trades = self._trades(beside)
         self._grow(0, len(trades.order))
-        taken = flow.take(
-            self.f[0], self.deals, self.bucket, self.volume, np.iinfo(np.int64).max, 0, trades
-        )
+        taken = flow.take(self.f[0], self.deals, self.bucket, self.volume, np.iinfo(np.int64).max, 0, trades)
         self._check(taken)
 
     @staticmethod
@@ -135,7 +133,7 @@ class OrderBookKernel(base.Kernel):
             size, old = _capacity(int(s["head"]) - row + books), len(self.ring)
             ring = np.zeros(size, book.RING)
             keep = np.arange(row, s["head"])
-            for name in book.RING.names:
+            for name in book.RING.names or ():
                 if name != "queue":
                     ring[name][keep & (size - 1)] = self.ring[name][keep & (old - 1)]
             for q in range(book.QUEUES):

@@ -1,4 +1,4 @@
-"""What models may call, for sqlfluff's jinja templater (its library_path): the shipped variables, and names as they are.
+"""What models may call, for sqlfluff's jinja templater (its library_path): shipped variables, and names as they are.
 
 sqlfluff gives every public name of this folder to the templates.
 """

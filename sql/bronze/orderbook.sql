@@ -8,13 +8,14 @@ with arrived as (
     select
         *,
         {{ clock_us() }} as clock_us
-    from {{ source("orderbook") }}
+    from {{ source("orderbook") }} as segments
 ),
 
 {% if var("input_is_ordered") -%}
 marked as (
     select
         *,
+        null as row_hash,
         false as is_duplicate
     from arrived
     where {{ in_span("clock_us") }}
@@ -34,7 +35,7 @@ copies as (
 
 marked as (
     select
-        in_span.* exclude (row_hash),
+        in_span.*,
         copies.position is not null as is_duplicate
     from in_span
     left join copies on in_span.segment = copies.segment and in_span.position = copies.position
@@ -43,19 +44,19 @@ marked as (
 
 cleaned as (
     select
-        * exclude (bids, asks),
-        list_filter(bids, lambda x: x.size is distinct from 0) as bid_levels,
-        list_filter(asks, lambda x: x.size is distinct from 0) as ask_levels
+        * exclude (bids, asks, row_hash),
+        list_filter(bids, lambda x: x['size'] is distinct from 0) as bid_levels,
+        list_filter(asks, lambda x: x['size'] is distinct from 0) as ask_levels
     from marked
 ),
 
 sides as (
     select
         * exclude (bid_levels, ask_levels),
-        list_transform(bid_levels, lambda x: x.price) as bid_prices,
-        list_transform(bid_levels, lambda x: x.size) as bid_sizes,
-        list_transform(ask_levels, lambda x: x.price) as ask_prices,
-        list_transform(ask_levels, lambda x: x.size) as ask_sizes
+        list_transform(bid_levels, lambda x: x['price']) as bid_prices,
+        list_transform(bid_levels, lambda x: x['size']) as bid_sizes,
+        list_transform(ask_levels, lambda x: x['price']) as ask_prices,
+        list_transform(ask_levels, lambda x: x['size']) as ask_sizes
     from cleaned
 ),
 

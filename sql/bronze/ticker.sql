@@ -10,7 +10,7 @@ with arrived as (
     select
         *,
         {{ clock_us() }} as clock_us
-    from {{ source("ticker") }}
+    from {{ source("ticker") }} as segments
 ),
 
 in_span as (
@@ -25,18 +25,24 @@ copies as (
     {{ copies_of("in_span", columns) }}
 ),
 
+marked as (
+    select
+        in_span.*,
+        copies.position is not null as is_duplicate
+    from in_span
+    left join copies on in_span.segment = copies.segment and in_span.position = copies.position
+),
+
 -- the lane's first valid mid fixes the unit of exact sums; 2**35 times that is the most they can hold
 typed as (
     select
-        in_span.* exclude (info_json, row_hash),
-        copies.position is not null as is_duplicate,
+        * exclude (info_json, row_hash),
         false as is_context,
         null::bigint as lane_order,
         {{ is_price("bid") }} and {{ is_price("ask") }} and coalesce(bid < ask, false) as is_sound,
         is_sound and {{ fits_price("bid") }} and {{ fits_price("ask") }}
         and (bid + ask) / 2 <= coalesce({{ bind("price_unit") }}, 1e30) * 1e27 as is_valid
-    from in_span
-    left join copies on in_span.segment = copies.segment and in_span.position = copies.position
+    from marked
 ),
 
 with_carried as (

@@ -8,7 +8,7 @@ with arrived as (
     select
         *,
         {{ clock_us() }} as clock_us
-    from {{ source("trades") }}
+    from {{ source("trades") }} as segments
 ),
 
 in_span as (
@@ -23,10 +23,17 @@ copies as (
     {{ copies_of("in_span", columns) }}
 ),
 
+marked as (
+    select
+        in_span.*,
+        copies.position is not null as is_copy
+    from in_span
+    left join copies on in_span.segment = copies.segment and in_span.position = copies.position
+),
+
 typed as (
     select
-        in_span.* exclude (info_json, row_hash),
-        copies.position is not null as is_copy,
+        * exclude (info_json, row_hash),
         false as is_context,
         null::boolean as is_duplicate,
         null::bigint as lane_order,
@@ -37,8 +44,7 @@ typed as (
         and {{ fits_amount("amount") }}
         and {{ fits_amount(dollar_volume("price", "amount")) }}
         and {{ fits_amount(base_volume("price", "amount")) }} as is_valid
-    from in_span
-    left join copies on in_span.segment = copies.segment and in_span.position = copies.position
+    from marked
 ),
 
 with_carried as (

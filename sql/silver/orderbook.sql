@@ -165,7 +165,7 @@ select
     is_valid,
     {{ "snapshot_count," if var("resample_frequency") > 0 }}
     {% for column in structural_list().split() -%}
-    "{{ column }}",
+    {{ column }},
     {% endfor -%}
     depth_0_5bps
 from structure
@@ -193,7 +193,7 @@ final as (
         snapshot_count,
         {% endif -%}
         {% for column in structural_list().split() -%}
-        "{{ column }}",
+        {{ column }},
         {% endfor -%}
         dt_prev_us / 1000 as dt_prev_ms,
         is_gap = 1 as is_gap,

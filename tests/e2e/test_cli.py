@@ -83,7 +83,7 @@ def test_version() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    ("arguments", "message"),
     [
         ("rum", "Did you mean 'run'?"),
         ("run --selekt x", "Did you mean '--select'?"),
@@ -130,7 +130,7 @@ def test_errors_are_no_tracebacks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text, shown",
+    ("text", "shown"),
     [
         ("2026-02-03", "2026-02-03 00:00:00"),
         ("2026-02", "2026-02-01 00:00:00"),

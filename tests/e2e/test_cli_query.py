@@ -132,7 +132,7 @@ def test_a_query_writes_nothing_and_reads_nothing_else(market: Path, sql: str) -
 
 
 @pytest.mark.parametrize(
-    "sql, message",
+    ("sql", "message"),
     [
         ("select nonsense(", "Parser Error: syntax error"),
         ("from silver.tradez", "Did you mean silver.trades?"),

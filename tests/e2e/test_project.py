@@ -214,7 +214,7 @@ def test_a_lanes_own_dedupe_window_reaches_over_the_hour(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "name, reads, why",
+    ("name", "reads", "why"),
     [
         ("sql/silver/mine.sql", '{{ ref("silver.trades") }}', "bronze"),
         ("sql/gold/mine.sql", '{{ ref("bronze.trades") }}', "exactly one silver model"),

@@ -26,7 +26,7 @@ SHAPES = MARKET.lane("shapes", orderbook="""
     00:00:03 | 99x1 98x1 97x1 96x1 95x1 94x1 93x1 92x1 91x1 90x1 89x100 88x100 | 101x10
     00:00:04 | 999x1 998x1 997x1 996x1 995x1 994x1 993x1 992x1 991x1 990x1 989x1 988x1 987x1 986x1 985x1 984x1 983x1 982x1 981x1 980x1 979x1 978x1 | 1001x20
     00:00:05 | 105x0 100x-0.0 99x1 98x0 97x2 nullx0        | 50x0 101x1 102x0
-""")  # noqa: E501
+""")
 
 
 def test_levels_are_columns_and_those_that_a_book_does_not_have_are_null() -> None:
@@ -87,9 +87,9 @@ def test_vwaps_take_the_first_five_levels() -> None:
 def test_smart_depth_decays_with_the_distance() -> None:
     assert_rows(SHAPES.rows("silver/orderbook")[:2], """
         smart_bid_depth                                        | smart_ask_depth                               | smart_depth_imbalance
-        exp(-1) + 2*exp(-2) + 3*exp(-3) + 4*exp(-4) + 5*exp(-5) | 2*(exp(-1)+exp(-2)+exp(-3)+exp(-4)+exp(-5)) | (0.8948463286 - 1.1562810366)/(0.8948463286 + 1.1562810366)
+        exp(-1) + 2*exp(-2) + 3*exp(-3) + 4*exp(-4) + 5*exp(-5) | 2*(exp(-1)+exp(-2)+exp(-3)+exp(-4)+exp(-5)) | -0.127377149018
         exp(-1) + exp(-2)                                      | 3*exp(-1)                                     | (exp(-2) - 2*exp(-1))/(4*exp(-1) + exp(-2))
-    """)  # noqa: E501
+    """)
 
 
 def test_slopes_are_of_five_levels_or_of_a_regression_over_up_to_ten() -> None:
@@ -133,7 +133,7 @@ def test_bands_hold_the_size_at_a_distance_and_are_null_beyond_what_is_seen() ->
         1                   | -                    | -                     | -                     | -                      | 5
         0                   | 0                    | 0                     | 0                     | 0                      | 200
         0                   | 1                    | 0                     | 0                     | -                      | 50
-    """)  # noqa: E501
+    """)
     assert_rows(BANDS.rows("silver/orderbook"), """
         ask_vol_band_0_5bps | ask_vol_band_5_10bps | ask_vol_band_10_25bps | ask_vol_band_25_50bps | ask_vol_band_50_100bps | ask_reach_bps
         1                   | 2                    | 0                     | 4                     | -                      | 40
@@ -141,7 +141,7 @@ def test_bands_hold_the_size_at_a_distance_and_are_null_beyond_what_is_seen() ->
         4                   | -                    | -                     | -                     | -                      | 1
         0                   | 0                    | 0                     | 0                     | 0                      | 100
         0                   | 4                    | 0                     | 0                     | -                      | 50
-    """)  # noqa: E501
+    """)
 
 
 def test_imbalances_of_bands_need_both_sides_and_some_size() -> None:
@@ -194,13 +194,24 @@ BAD = MARKET.lane("bad", orderbook="""
     00:00:21 | 99x1 98x1 97x1 98x1 | 101x1
     00:00:22 | 59x1 58x1 57x1 56x1 55x1 54x1 53x1 52x1 51x1 50x1 49x1 48x1 47x1 46x1 45x1 44x1 43x1 42x1 41x1 40x1 39x1 40x1 | 61x1
     00:00:30 | 99x4              | 101x1
-""")  # noqa: E501
+""")
 
 
 def test_an_invalid_book_stays_without_features_and_touches_no_state() -> None:
     rows = BAD.rows("silver/orderbook")
     assert [row["is_valid"] for row in rows] == [True] + [False] * 22 + [True]
-    copies = {"exchange", "symbol", "source_symbol", "year", "month", "day", "hour", "collected_at", "capture_ts", "clock_ts"}
+    copies = {
+        "exchange",
+        "symbol",
+        "source_symbol",
+        "year",
+        "month",
+        "day",
+        "hour",
+        "collected_at",
+        "capture_ts",
+        "clock_ts",
+    }
     for row in rows[1:-1]:
         assert {name for name, value in row.items() if value is not None} == copies | {"lane_order", "is_valid"}
     assert_rows([rows[0], rows[-1]], """
@@ -360,10 +371,10 @@ def test_trade_flow_looks_at_the_trades_own_clock() -> None:
 
 def test_before_the_first_trade_of_a_lane_its_flow_is_null_and_then_0() -> None:
     assert_rows(INTERVALS.rows("silver/orderbook")[:2], """
-        vpin | kyle_lambda
-        -    | -
-        1/2  | -
-    """)  # 3 bought fill 3 buckets of 1, 1 sold the fourth: all one-sided, see the next line
+        vpin | kyle_lambda | tfi_60s | trade_vol_60s
+        -    | -           | -       | -
+        1    | -           | 0.5     | 4
+    """)
 
 
 # -- spread regimes ------------------------------------------------------------------------------------------------
@@ -518,7 +529,7 @@ def test_slow_windows_of_slopes_gravity_and_depth() -> None:
         0          | 0                     | -
         -6/9       | -1/3                  | sqrt(2)/3
         0          | -2/9                  | sqrt(4/27)
-        6/21       | -8/63                 | sqrt(0.23985890652557)
+        6/21       | -8/63                 | sqrt(316/1323)
         0          | 0                     | -
     """)
 

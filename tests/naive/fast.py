@@ -117,12 +117,12 @@ def book_mid(row: Row) -> float | None:
     for levels, direction in ((row.get("bids"), -1), (row.get("asks"), 1)):
         if levels is None or any(p is None or q is None for p, q in levels if q != 0):
             return None
-        levels = np.array([level for level in levels if level[1] != 0], dtype=float).reshape(-1, 2)
-        if len(levels) == 0 or not np.isfinite(levels).all() or (levels < 0).any() or (levels[:, 0] == 0).any():
+        kept = np.array([level for level in levels if level[1] != 0], dtype=float).reshape(-1, 2)
+        if len(kept) == 0 or not np.isfinite(kept).all() or (kept < 0).any() or (kept[:, 0] == 0).any():
             return None
-        if not (np.diff(levels[:, 0]) * direction > 0).all():
+        if not (np.diff(kept[:, 0]) * direction > 0).all():
             return None
-        sides.append(float(levels[0, 0]))
+        sides.append(float(kept[0, 0]))
     return (sides[0] + sides[1]) / 2 if sides[0] < sides[1] else None
 
 

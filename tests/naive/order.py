@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -46,11 +47,39 @@ INTEGERS = {"collected_at", "timestamp", "nonce", "year", "month", "day", "hour"
 TEXTS = {"exchange", "symbol", "trade_id", "side", "info_json"}
 BRONZE: dict[str, list[str]] = {
     "orderbook": ["collected_at", "capture_ts", *PARTITION, "timestamp", "nonce", "bids", "asks"],
-    "trades": ["collected_at", "capture_ts", *PARTITION]
-    + ["timestamp", "trade_id", "side", "price", "amount", "cost", "info_json"],
-    "ticker": ["collected_at", "capture_ts", *PARTITION]
-    + ["timestamp", "bid", "ask", "bid_volume", "ask_volume", "last", "open", "high", "low", "close", "vwap"]
-    + ["base_volume", "quote_volume", "change", "percentage", "info_json"],
+    "trades": [
+        "collected_at",
+        "capture_ts",
+        *PARTITION,
+        "timestamp",
+        "trade_id",
+        "side",
+        "price",
+        "amount",
+        "cost",
+        "info_json",
+    ],
+    "ticker": [
+        "collected_at",
+        "capture_ts",
+        *PARTITION,
+        "timestamp",
+        "bid",
+        "ask",
+        "bid_volume",
+        "ask_volume",
+        "last",
+        "open",
+        "high",
+        "low",
+        "close",
+        "vwap",
+        "base_volume",
+        "quote_volume",
+        "change",
+        "percentage",
+        "info_json",
+    ],
 }
 # What silver copies from bronze: the scalars, without info_json.
 SCALARS = {channel: [c for c in BRONZE[channel] if c not in ("bids", "asks", "info_json")] for channel in BRONZE}
@@ -265,8 +294,8 @@ def valid_book(row: Row) -> bool:
         return False
     if not all(positive(p) and not_negative(q) for p, q in bids + asks):
         return False
-    falling = all(a[0] > b[0] for a, b in zip(bids, bids[1:], strict=False))
-    rising = all(a[0] < b[0] for a, b in zip(asks, asks[1:], strict=False))
+    falling = all(a[0] > b[0] for a, b in itertools.pairwise(bids))
+    rising = all(a[0] < b[0] for a, b in itertools.pairwise(asks))
     return bool(falling and rising and bids[0][0] < asks[0][0])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import shutil
 from pathlib import Path
@@ -56,9 +57,9 @@ def outputs(root: Path) -> dict[str, list[dict[str, Any]]]:
 
 def same(got: dict[str, list[dict[str, Any]]], want: dict[str, list[dict[str, Any]]]) -> None:
     """Equal in every cell, to the bit (repr tells -0.0 from 0.0 and NaN from NULL)."""
-    for table in want:
-        assert len(got[table]) == len(want[table]), table
-        for i, (g, w) in enumerate(zip(got[table], want[table], strict=True)):
+    for table, rows in want.items():
+        assert len(got[table]) == len(rows), table
+        for i, (g, w) in enumerate(zip(got[table], rows, strict=True)):
             if g != w or repr(g) != repr(w):
                 assert {k: (g.get(k), w[k]) for k in w if repr(g.get(k)) != repr(w[k])} == {}, (table, i)
 
@@ -83,7 +84,9 @@ def test_path_and_data_agree_in_every_file(market: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("share", [0.03, 0.31, 0.5, 0.77])
-def test_nothing_looks_ahead(market: Path, quiet: dict[str, list[dict[str, Any]]], tmp_path: Path, share: float) -> None:
+def test_nothing_looks_ahead(
+    market: Path, quiet: dict[str, list[dict[str, Any]]], tmp_path: Path, share: float
+) -> None:
     """Cut the input at a clock: every earlier row, and every bar that had ended, is unchanged."""
     clocks = [row["clock_ts"] for row in quiet["silver/trades"]]
     cut = clocks[int(share * len(clocks))]
@@ -107,10 +110,8 @@ def test_nothing_looks_ahead(market: Path, quiet: dict[str, list[dict[str, Any]]
     same(got, want)
 
 
-def test_hour_by_hour_equals_all_at_once(
-    market: Path, quiet: dict[str, list[dict[str, Any]]], tmp_path: Path
-) -> None:
-    """Segments arrive hour by hour, with a run after each: state is saved and loaded between processes' worth of work."""
+def test_hour_by_hour_equals_all_at_once(market: Path, quiet: dict[str, list[dict[str, Any]]], tmp_path: Path) -> None:
+    """Segments arrive hour by hour, with a run after each: state is saved and loaded in between."""
     hours = sorted({path.parent.relative_to(market / "raw" / "ready" / "ccxt").parts[3:] for path in segments(market)},
                    key=lambda parts: [int(p.split("=")[1]) for p in parts])  # fmt: skip
     assert len(hours) >= 3
@@ -147,7 +148,7 @@ def test_more_segments_of_the_same_rows_change_nothing(
         target = tmp_path / path.relative_to(market)
         target.parent.mkdir(parents=True, exist_ok=True)
         cuts = sorted({0, table.num_rows, *(pick.randrange(table.num_rows) for _ in range(2))})
-        for i, (a, b) in enumerate(zip(cuts, cuts[1:], strict=False)):
+        for i, (a, b) in enumerate(itertools.pairwise(cuts)):
             pq.write_table(table.slice(a, b - a), target.with_name(f"{target.stem}_{i}.parquet"))
     harness.run(tmp_path, bar_durations=DURATIONS)
     same(outputs(tmp_path), quiet)
@@ -190,7 +191,8 @@ def test_a_second_run_does_nothing(market: Path, tmp_path: Path) -> None:
     assert harness.run(root, bar_durations=DURATIONS).done
     stamps = {p: p.stat().st_mtime_ns for p in (root / "processed").rglob("*.parquet")}
     again = harness.run(root, bar_durations=DURATIONS)
-    assert again.done == [] and again.fresh > 10
+    assert again.done == []
+    assert again.fresh > 10
     assert stamps == {p: p.stat().st_mtime_ns for p in (root / "processed").rglob("*.parquet")}
 
 

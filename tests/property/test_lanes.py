@@ -50,7 +50,13 @@ def side(better: int) -> st.SearchStrategy[Any]:
 
 books = st.lists(
     st.fixed_dictionaries(
-        {"after": seconds, "stamp": stamps, "nonce": st.sampled_from([None, 1, 2, 3]), "bids": side(-1), "asks": side(1)}
+        {
+            "after": seconds,
+            "stamp": stamps,
+            "nonce": st.sampled_from([None, 1, 2, 3]),
+            "bids": side(-1),
+            "asks": side(1),
+        }
     ),
     max_size=25,
 ).map(event_times)
@@ -73,7 +79,9 @@ quotes = st.lists(
     ),
     max_size=25,
 ).map(event_times)
-lanes = st.lists(st.fixed_dictionaries({"orderbook": books, "trades": trades, "ticker": quotes}), min_size=1, max_size=LANES)
+lanes = st.lists(
+    st.fixed_dictionaries({"orderbook": books, "trades": trades, "ticker": quotes}), min_size=1, max_size=LANES
+)
 UNITS = {"volume_*s": 1e-3, "dollar_volume_*s": 1e-3, "realized_var_*s": 1e-12}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Iterable
@@ -163,7 +164,9 @@ def test_a_trades_validity_and_its_empty_features(build: Any) -> None:
     rows = [trade(0, 100.0), trade(1, NAN), trade(2, 0.0), trade(3, 1.0, -1.0), trade(4, 1.0, None), trade(5, 1.0, INF)]
     out = build([*rows, trade(6, 200.0, 0.0)], [])
     assert column(out, "is_valid") == [True, False, False, False, False, False, True]
-    assert out[1]["hour_of_day"] is None and out[1]["trade_count_5s"] is None and math.isnan(out[1]["price"])
+    assert out[1]["hour_of_day"] is None
+    assert out[1]["trade_count_5s"] is None
+    assert math.isnan(out[1]["price"])
     assert out[6]["log_return"] == math.log(2)  # invalid rows touch no state
     assert out[6]["trade_count_900s"] == 2
 
@@ -175,7 +178,8 @@ def test_a_quotes_validity_does_not_depend_on_its_sizes(build: Any) -> None:
     out = build([*rows, quote(8, bid_volume=3.0)])
     assert column(out, "is_valid") == [False] * 4 + [True] * 5
     assert column(out, "volume_imbalance") == [None] * 8 + [0.5]
-    assert out[8]["vol_imbalance_mean_60s"] == 0.5 and out[7]["vol_imbalance_mean_60s"] is None
+    assert out[8]["vol_imbalance_mean_60s"] == 0.5
+    assert out[7]["vol_imbalance_mean_60s"] is None
 
 
 # Trades and tickers
@@ -327,7 +331,8 @@ def test_missing_levels_are_null_and_sums_run_over_the_others() -> None:
     row = naive.orderbook([book(0, BIDS[:4], ASKS[:2])])[0]
     for name in ("bid_slope", "ask_slope", "ask_slope_regression", "slope_asymmetry", "bid_depth_decay_5"):
         assert row[name] is None, name
-    assert row["bid_slope_regression"] is not None and row["avg_depth_decay_5"] is None
+    assert row["bid_slope_regression"] is not None
+    assert row["avg_depth_decay_5"] is None
     assert row["vwap_ask_5"] == (505 + 408) / 9
     assert row["spread_per_depth_L6"] == 2 / 19
 
@@ -414,20 +419,22 @@ def test_a_gap_empties_the_next_row_and_the_acceleration_of_the_second() -> None
     for name in ("ofi", "mlofi", "log_return", "mid_velocity"):
         assert [row[name] is None for row in out] == [True, False, False, True, True, False, False], name
     assert [row["mid_accel"] is None for row in out] == [True, True, False, True, True, True, False]
-    assert out[3]["ofi_sum_5s"] is None and out[3]["realized_vol_5s"] is None
+    assert out[3]["ofi_sum_5s"] is None
+    assert out[3]["realized_vol_5s"] is None
     assert out[3]["mean_relative_spread_5s"] == 2 / 103
 
 
 def test_window_features() -> None:
     mids = [100.0, 101.0, 103.0, 102.0]
     out = naive.orderbook([around(i * 2, mid) for i, mid in enumerate(mids)])
-    r = [math.log(b / a) for a, b in zip(mids, mids[1:], strict=False)]
+    r = [math.log(b / a) for a, b in itertools.pairwise(mids)]
     last = out[3]  # the window of 5 s holds the books of 2, 4 and 6 s
     assert last["realized_vol_5s"] == pytest.approx(math.sqrt(sum(x * x for x in r)), rel=1e-14)
     average = sum(r) / 3
     assert last["mean_return_5s"] == pytest.approx(average, rel=1e-14)
     assert last["return_std_5s"] == pytest.approx(math.sqrt(sum((x - average) ** 2 for x in r) / 2), rel=1e-14)
-    assert out[1]["return_std_5s"] is None and out[0]["mean_return_5s"] is None
+    assert out[1]["return_std_5s"] is None
+    assert out[0]["mean_return_5s"] is None
     assert column(out, "ofi") == [None, 2.0, 2.0, -2.0]
     assert column(out, "ofi_sum_5s") == [None, 2.0, 4.0, 2.0]
     assert last["mean_relative_spread_5s"] == pytest.approx((2 / 101 + 2 / 103 + 2 / 102) / 3, rel=1e-14)
@@ -444,7 +451,8 @@ def test_slope_and_gravity_windows() -> None:
     assert column(out, "bid_slope_mean_60s") == pytest.approx([1.0, 2.0, 3.5])
     assert out[0]["bid_slope_std_60s"] is None
     assert out[2]["bid_slope_std_60s"] == pytest.approx(math.sqrt(0.5))
-    assert out[2]["ask_slope_mean_60s"] == pytest.approx(1.0) and abs(out[2]["ask_slope_std_60s"]) < 1e-12
+    assert out[2]["ask_slope_mean_60s"] == pytest.approx(1.0)
+    assert abs(out[2]["ask_slope_std_60s"]) < 1e-12
     assert out[1]["depth_0_5bps_sigma"] == pytest.approx(math.sqrt(18))  # 6 and 12
     gravity = [-(2 * size - 2) / (size + 1) for size in (1.0, 3.0, 4.0)]  # bps: bids are 2 below, asks 2 above
     gravity = [value if abs(value) > 0 else 0.0 for value in gravity]
@@ -686,7 +694,8 @@ def test_a_grid_row_is_the_last_valid_book_at_or_before_it() -> None:
     assert column(out, "data_staleness") == [0.0, 0.5, pytest.approx(0.8)]
     assert column(out, "snapshot_count") == [2, 1, 1]
     assert column(out, "is_stale") == [False] * 3
-    assert out[2]["log_return"] == math.log(103 / 102) and out[2]["dt_prev_ms"] == 3000.0
+    assert out[2]["log_return"] == math.log(103 / 102)
+    assert out[2]["dt_prev_ms"] == 3000.0
 
 
 def test_a_grid_row_waits_for_a_later_row() -> None:
@@ -816,7 +825,8 @@ def test_a_ticker_bar() -> None:
     assert [bar[name] for name in ("open", "high", "low", "close", "tick_count")] == [100.0, 102.0, 100.0, 102.0, 2]
     assert [bar[name] for name in ("mean_spread", "min_spread", "max_spread")] == [4.0, 2.0, 6.0]
     assert bar["mean_volume_imbalance"] == 0.5
-    assert bar["log_return"] == math.log(1.02) and "realized_variance" not in bar
+    assert bar["log_return"] == math.log(1.02)
+    assert "realized_variance" not in bar
 
 
 def test_any_row_ends_a_bar_an_invalid_one_too_but_not_a_duplicate() -> None:
@@ -877,7 +887,8 @@ def test_reading_bronze_of_any_depth(tmp_path: Path) -> None:
     rows = sorted(naive.read_bronze(tmp_path, "ccxt", "orderbook", "x", "A/B"), key=lambda row: row["capture_ts"])
     assert column(rows, "capture_ts") == [T0, T0 + 1, T0 + 2, T0 + 3]
     assert column(rows, "bids") == [None, [], [(1.0, 2.0), (None, 3.0)], None]
-    assert rows[0]["asks"] == [(4.0, 5.0)] and rows[0]["nonce"] is None
+    assert rows[0]["asks"] == [(4.0, 5.0)]
+    assert rows[0]["nonce"] is None
     assert (rows[3]["segment"][:5], rows[3]["position"]) == ((2026, 2, 3, 0, b"flat.parquet"), 0)
     assert (rows[2]["year"], rows[2]["hour"], rows[2]["position"]) == (2026, 0, 2)
 
@@ -902,7 +913,8 @@ def test_compare_tells_what_differs() -> None:
     assert naive.compare([{"a": 1.0}], want, ["b"]) == ["row 0, b: missing"]
     small = [{"sum": 1e-14, "_scale": {"sum": 1.0}}]
     assert naive.compare([{"sum": 0.0}], small) == []
-    assert naive.compare([{"sum": 2e-12}], small) and not naive.compare([{"sum": 2e-12}], small, scale={"s*": 10.0})
+    assert naive.compare([{"sum": 2e-12}], small)
+    assert not naive.compare([{"sum": 2e-12}], small, scale={"s*": 10.0})
     assert naive.compare([{"x": INF}], [{"x": INF}])
 
 

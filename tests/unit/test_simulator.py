@@ -515,7 +515,9 @@ def test_four_lane_hours_take_seconds(tmp_path: Path) -> None:
 def test_memory_does_not_grow_with_the_hours() -> None:
     def peak(hours: float) -> int:
         tracemalloc.start()
-        for tables in simulator.lane_hours(Market(hours=hours, symbols=1, start=datetime(2026, 1, 1)), "BTC-USDT"):
+        for tables in simulator.lane_hours(
+            Market(hours=hours, symbols=1, start=datetime(2026, 1, 1, tzinfo=UTC)), "BTC-USDT"
+        ):
             assert set(tables) == set(CHANNELS)
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
