@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from daedalus_etl import engine, kernels, models, silver
+from daedalus_etl import engine, kernels, lanes, models, silver
 from daedalus_etl.lanes import HOUR_US, Lane, partition_path
 from daedalus_etl.models import Context, Graph, Model
 from daedalus_etl.profiles import Profile
@@ -128,8 +128,9 @@ class Compiler:
         def source(channel: str) -> str:
             taken = inputs.get(f"bronze.{channel}")
             found = self.run.there.during(taken, values["span_start_us"], values["span_end_us"]) if taken else []
-            paths = literal([str(Path(s.path).absolute()) for s, _ in found])
-            return engine.raw_relation(channel, taken or lane, found, paths)
+            paths = literal([lanes.literal(str(Path(s.path).absolute())) for s, _ in found])
+            names = literal((taken or lane).exchange), literal((taken or lane).symbol)
+            return engine.raw_relation(channel, names, found, paths)
 
         def ref(name: str) -> str:
             if files is not None and self.graph.models[name].is_published:
@@ -222,7 +223,7 @@ def empty(profile: Profile, graph: Graph, model: Model) -> str:
     context = Context(
         {**profile.variables, "input_is_ordered": False, "bar_duration_sec": 60},
         ref,
-        lambda channel: engine.raw_relation(channel, lane, (), ""),
+        lambda channel: engine.raw_relation(channel, None, (), ""),
         lambda name: _value(values, name),
     )
     statements = graph.render(model, context)

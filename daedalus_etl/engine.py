@@ -72,8 +72,13 @@ class Engine:
 
     def raw(self, channel: str, lane: Lane, files: Sequence[tuple[Segment, Facts]]) -> str:
         """The relation of a channel's segments: contract columns, file_index and file_row_number."""
-        self.bind(**{f"{channel}_files": [literal(s.path) for s, _ in files]})
-        return raw_relation(channel, lane, files, f"getvariable('{channel}_files')")
+        self.bind(**{
+            f"{channel}_files": [literal(s.path) for s, _ in files],
+            f"{channel}_exchange": lane.exchange,
+            f"{channel}_symbol": lane.symbol,
+        })  # fmt: skip
+        names = (f"getvariable('{channel}_exchange')", f"getvariable('{channel}_symbol')")
+        return raw_relation(channel, names, files, f"getvariable('{channel}_files')")
 
     # -- running ----------------------------------------------------------------------------------------------
 
@@ -137,14 +142,14 @@ def _set_variable(con: duckdb.DuckDBPyConnection, name: str, value: Any) -> None
 
 def raw_relation(
     channel: str,
-    lane: Lane | None,
+    names: tuple[str, str] | None,
     files: Sequence[tuple[Segment, Facts]],
     paths: str,
     more: Mapping[str, str] | None = None,
 ) -> str:
     """SQL of a channel's rows from a list of files (`paths`: a SQL expression), as the contract types them.
 
-    lane: None for those of all lanes in the files. more: further text columns, name -> expression over the file's
+    names: the lane's exchange and symbol as SQL; None for all lanes in the files. more: further text columns, name -> expression over the file's
     columns.
     """
     more = more or {}
@@ -163,9 +168,8 @@ def raw_relation(
     columns += "".join(f",\n        {expression} as {name}" for name, expression in more.items())
     shared = any(len(facts.lanes) > 1 for _, facts in files)
     only = (
-        f"\n    where {SANITIZED.format('exchange')} = {quote(lane.exchange)}"
-        f" and {SANITIZED.format('symbol')} = {quote(lane.symbol)}"
-        if lane is not None and shared
+        f"\n    where {SANITIZED.format('exchange')} = {names[0]} and {SANITIZED.format('symbol')} = {names[1]}"
+        if names is not None and shared
         else ""
     )
     return (

@@ -117,7 +117,8 @@ class Walk:
         read, duplicate, invalid, overflow, last = self.engine.row(
             f"""select count(*), count(*) filter (where is_duplicate),
             count(*) filter (where not is_duplicate and not is_valid),
-            count(*) filter (where not is_duplicate and is_sound and not is_valid), max(clock_us)
+            count(*) filter (where not is_duplicate and is_sound and not is_valid),
+            max(clock_us) filter (where not is_duplicate)
             from {_table(name)} where not is_context"""
         )
         counts.update(read=read, duplicate=duplicate, invalid=invalid, overflow=overflow)
