@@ -85,12 +85,10 @@ class Run:
             m.name: _digest(graph.digest(m), kernels.digest(*self.folders) if "kernel" in m.config else "")
             for m in graph.models.values()
         }
-        self.chosen = [m for m in graph.select(selection.models) if m.is_published]
-        needed = {m.channel for m in self.chosen} | {
-            graph.models[r].channel for m in self.chosen for r in m.refs if r.startswith("bronze.")
-        }
-        for model in self.chosen:  # gold brings the channels that its silver reads only if that is chosen too
-            needed |= {model.channel}
+        selected = graph.select(selection.models)
+        self.chosen = [m for m in selected if m.is_published]
+        needed = {m.channel for m in selected}
+        needed |= {graph.models[r].channel for m in selected for r in m.refs if r.startswith("bronze.")}
         self.channels = needed
 
     # -- what is there ----------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Drawn tables: what is given to a lane, and what it must publish; only the drawn columns are compared.
 
-A cell is a number or arithmetic on literals (`2/3`, `ln(1.01)`), a time of Tuesday 2026-02-03 (`00:00:01.5`) or of the
-day before it (`2026-02-02 23:59`), levels best first (`99x1 98x2`, `[]`), a word, or `-` for NULL. What follows a `#`
-is a comment.
+A cell is a number or arithmetic on literals (`2/3`, `ln(1.01)`), a time of Tuesday 2026-02-03 (`00:00:01.5`) or of
+another day (`2026-02-02 23:59`), levels best first (`99x1 98x2`, `[]`), a word, or `-` for NULL. What follows a `#` is
+a comment.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ def assert_rows(got: Rows, text: str) -> None:
     ]
     if len(got) != len(want):
         off.insert(0, f"{len(got)} rows, not {len(want)}: {shown}")
-    assert off == []
+    if off:
+        raise AssertionError("\n".join(off))
 
 
 def _same(got: Any, want: Any) -> bool:
@@ -90,11 +91,12 @@ def _same(got: Any, want: Any) -> bool:
 class Market:
     """Lanes drawn by tests, written as one bronze root and run together, once."""
 
-    def __init__(self, **variables: Any):
-        self.variables = variables
+    def __init__(self, *select: str, **variables: Any):
+        self.select, self.variables = select, variables
         self.lanes: list[Lane] = []
         self.data = Path()
         self.report = runner.Report()
+        self.read: dict[tuple[str, str], Rows] = {}
 
     def lane(self, symbol: str, *, exchange: str = "kraken", **given: str | Mapping[str, str]) -> Lane:
         """given: channel -> its drawn rows (`at` is capture_ts), or segment name -> rows."""
@@ -110,7 +112,7 @@ class Market:
         for lane in self.lanes:
             for channel, name, rows in lane.given:
                 harness.write_bronze(data, channel, rows, exchange=lane.exchange, symbol=lane.symbol, name=name)
-        self.report = harness.run(data, **self.variables)
+        self.report = harness.run(data, *self.select, **self.variables)
 
 
 class Lane:
@@ -122,9 +124,10 @@ class Lane:
 
     def rows(self, table: str) -> Rows:
         """What was published of it in 'silver/trades', 'gold/trades_bars/60s', ...: files by time, rows as they lie."""
-        return [
-            row for row in read_published(self.market.data, table, self.exchange) if row["source_symbol"] == self.symbol
-        ]
+        key = table, self.exchange
+        if key not in self.market.read:
+            self.market.read[key] = read_published(self.market.data, *key)
+        return [row for row in self.market.read[key] if row["source_symbol"] == self.symbol]
 
 
 def given_rows(text: str) -> Rows:
@@ -153,4 +156,5 @@ def _read(path: Path) -> Rows:
     for i, field in enumerate(found.schema):
         if pa.types.is_timestamp(field.type):
             found = found.set_column(i, field.name, found.column(i).cast(pa.int64()))
-    return found.to_pylist()
+    rows: Rows = found.to_pylist()
+    return rows
