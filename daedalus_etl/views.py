@@ -15,7 +15,7 @@ from pathlib import Path
 
 import duckdb
 
-from daedalus_etl import catalog, engine
+from daedalus_etl import catalog, engine, lanes
 from daedalus_etl.errors import DaedalusError, UsageError
 from daedalus_etl.lanes import CHANNELS
 from daedalus_etl.models import Context, Graph, Model
@@ -123,7 +123,7 @@ class Views:
         return f"(\n{statement}\n)"
 
     def _bind(self, model: Model, files: Sequence[str]) -> None:
-        self.con.execute(f"set variable {_variable(model)} = $1::varchar[]", [list(files)])
+        self.con.execute(f"set variable {_variable(model)} = $1::varchar[]", [[lanes.literal(f) for f in files]])
 
     def lock(self) -> None:
         """From here on: no file outside the data is opened, no setting is changed."""

@@ -353,7 +353,7 @@ def test_realized_variance_is_the_sum_of_squared_log_returns() -> None:
         00:00:09.999999 | ln(101/100)**2 + ln(102/101)**2   | ln(101/100)**2 + ln(102/101)**2
         00:00:10        | ln(102/101)**2 + ln(103/102)**2   | ln(101/100)**2 + ln(102/101)**2 + ln(103/102)**2
         00:00:10        | ln(102/101)**2 + ln(103/102)**2 + ln(104/103)**2 | ln(101/100)**2 + ln(102/101)**2 + ln(103/102)**2 + ln(104/103)**2
-    """,  # noqa: E501
+    """,
     )
 
 
@@ -576,7 +576,7 @@ def test_quotes_have_rolling_means_and_sample_deviations() -> None:
         00:00:05 | 103               | sqrt(2)          | 3              | -0.5                  | 102                | 2
         00:00:05 | 104               | 2                | 8/3            | -0.25                 | 103                | sqrt(20/3)
         00:01:05 | 100               | -                | 2              | -                     | 100                | -
-    """,  # noqa: E501
+    """,
     )
 
 
@@ -586,7 +586,7 @@ def test_bars_of_quotes_hold_the_path_of_the_mid() -> None:
         """
         bar_start | bar_end  | first_at | last_at  | open | high | low | close | mean_spread | min_spread | max_spread | tick_count
         00:00:00  | 00:01:00 | 00:00:00 | 00:00:05 | 100  | 106  | 100 | 106   | 2.5         | 2          | 4          | 4
-    """,  # noqa: E501
+    """,
     )
     assert_rows(
         QUOTES.rows("gold/ticker_bars/60s"),

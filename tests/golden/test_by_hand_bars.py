@@ -67,7 +67,7 @@ def test_the_variance_of_a_bar_reaches_back_to_the_row_before_it() -> None:
         -0.01  | ln(0.99)   | 0.11  | ln(1.1)**2 + ln(0.9)**2   | (ln(1.1) - ln(0.9))**2/2 | sqrt((ln(1.1)**2 + ln(0.9)**2)*31536000/60)
         0      | 0          | 0     | ln(98/99)**2              | -                        | sqrt(ln(98/99)**2*31536000/60)
         0      | 0          | 0     | ln(0.5)**2                | -                        | sqrt(ln(0.5)**2*31536000/60)
-    """,  # noqa: E501
+    """,
     )
 
 
@@ -226,7 +226,7 @@ def test_bars_of_books_hold_the_path_of_the_mid_and_mean_spreads() -> None:
         """
         bar_start | open | high | low | close | snapshot_count | mean_spread | min_spread | max_spread | mean_relative_spread
         00:00:00  | 100  | 102  | 100 | 101   | 3              | 8/3         | 2          | 4          | (2/100 + 2/102 + 4/101)/3
-    """,  # noqa: E501
+    """,
     )
     assert_rows(
         BOOKS.rows("gold/orderbook_bars/60s"),
@@ -254,7 +254,7 @@ def test_bars_of_books_average_depth_and_sum_flow() -> None:
         """
         mean_microprice       | mean_micro_minus_mid | mean_l1_imbalance   | mean_bid_depth | mean_ask_depth | sum_ofi | sum_mlofi
         (100.5 + 102 + 100)/3 | (0.5 + 0 - 1)/3      | (0.5 + 0 - 0.5)/3   | (3 + 3 + 1)/3  | (1 + 2 + 3)/3  | -1      | -1
-    """,  # noqa: E501
+    """,
     )
     assert_rows(
         BOOKS.rows("gold/orderbook_bars/60s"),
@@ -333,7 +333,7 @@ def test_features_are_of_the_grid_rows_and_gaps_of_the_books_own_times() -> None
         -          | false  | -           | -   | -            | 1                   | 2                    | 2
         10000      | false  | ln(102/101) | 2   | 0.1          | 4                   | 0                    | 1
         30000      | true   | -           | -   | -            | 8                   | 0                    | 1
-    """,  # noqa: E501
+    """,
     )
 
 
@@ -346,7 +346,7 @@ def test_fill_gaps_carries_the_last_book_on_until_it_is_stale() -> None:
         00:00:20 | 00:00:10.5         | 9.5            | false    | 1              | 102       | false  | 1                    | ln(102/101)
         00:00:30 | 00:00:10.5         | 19.5           | false    | 0              | 102       | false  | 0                    | 0
         00:00:50 | 00:00:50           | 0              | false    | 2              | 103       | false  | 1                    | ln(103/102)
-    """,  # noqa: E501
+    """,
     )
 
 

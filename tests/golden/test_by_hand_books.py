@@ -29,7 +29,7 @@ SHAPES = MARKET.lane(
     00:00:03 | 99x1 98x1 97x1 96x1 95x1 94x1 93x1 92x1 91x1 90x1 89x100 88x100 | 101x10
     00:00:04 | 999x1 998x1 997x1 996x1 995x1 994x1 993x1 992x1 991x1 990x1 989x1 988x1 987x1 986x1 985x1 984x1 983x1 982x1 981x1 980x1 979x1 978x1 | 1001x20
     00:00:05 | 105x0 100x-0.0 99x1 98x0 97x2 nullx0        | 50x0 101x1 102x0
-""",  # noqa: E501
+""",
 )
 
 
@@ -116,7 +116,7 @@ def test_smart_depth_decays_with_the_distance() -> None:
         smart_bid_depth                                        | smart_ask_depth                               | smart_depth_imbalance
         exp(-1) + 2*exp(-2) + 3*exp(-3) + 4*exp(-4) + 5*exp(-5) | 2*(exp(-1)+exp(-2)+exp(-3)+exp(-4)+exp(-5)) | -0.127377149018
         exp(-1) + exp(-2)                                      | 3*exp(-1)                                     | (exp(-2) - 2*exp(-1))/(4*exp(-1) + exp(-2))
-    """,  # noqa: E501
+    """,
     )
 
 
@@ -175,7 +175,7 @@ def test_bands_hold_the_size_at_a_distance_and_are_null_beyond_what_is_seen() ->
         1                   | -                    | -                     | -                     | -                      | 5
         0                   | 0                    | 0                     | 0                     | 0                      | 200
         0                   | 1                    | 0                     | 0                     | -                      | 50
-    """,  # noqa: E501
+    """,
     )
     assert_rows(
         BANDS.rows("silver/orderbook"),
@@ -186,7 +186,7 @@ def test_bands_hold_the_size_at_a_distance_and_are_null_beyond_what_is_seen() ->
         4                   | -                    | -                     | -                     | -                      | 1
         0                   | 0                    | 0                     | 0                     | 0                      | 100
         0                   | 4                    | 0                     | 0                     | -                      | 50
-    """,  # noqa: E501
+    """,
     )
 
 
@@ -248,7 +248,7 @@ BAD = MARKET.lane(
     00:00:21 | 99x1 98x1 97x1 98x1 | 101x1
     00:00:22 | 59x1 58x1 57x1 56x1 55x1 54x1 53x1 52x1 51x1 50x1 49x1 48x1 47x1 46x1 45x1 44x1 43x1 42x1 41x1 40x1 39x1 40x1 | 61x1
     00:00:30 | 99x4              | 101x1
-""",  # noqa: E501
+""",
 )
 
 
