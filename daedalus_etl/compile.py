@@ -213,7 +213,6 @@ def write(scripts: Iterable[Script], folder: Path) -> list[Path]:
 
 def empty(profile: Profile, graph: Graph, model: Model) -> str:
     """A relation with a model's columns and no rows, for what nothing was published of yet."""
-    lane = Lane("", "", model.channel)
     values: dict[str, Any] = dict.fromkeys(("span_start_us", "span_end_us", "horizon_us"), 0)
     values |= {"exchange": "", "symbol": "", "source_symbol": "", "price_unit": None}
 

@@ -149,8 +149,8 @@ def raw_relation(
 ) -> str:
     """SQL of a channel's rows from a list of files (`paths`: a SQL expression), as the contract types them.
 
-    names: the lane's exchange and symbol as SQL; None for all lanes in the files. more: further text columns, name -> expression over the file's
-    columns.
+    names: the lane's exchange and symbol as SQL; None for all lanes in the files.
+    more: further text columns, name -> expression over the file's columns.
     """
     more = more or {}
     schema = SCHEMAS[channel]
