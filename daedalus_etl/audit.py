@@ -173,7 +173,7 @@ def _look_inside(con: Any, segment: Segment, found: Mapping[str, str], variables
             count(collected_at), count(*) filter (where {_off_by_thousand("collected_at")}),
             count(timestamp), count(*) filter (where {_off_by_thousand("timestamp")}),
             count(*) filter (where exchange is null or symbol is null),
-            list_sort(list(distinct clock_us // 3600000000))
+            list_sort(list(distinct floor(clock_us / 3600000000)::bigint))
         from clocked
         """,
         [[literal(segment.path)]],

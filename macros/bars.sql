@@ -1,5 +1,5 @@
 {# Bars are [start, end), counted from the epoch. #}
-{% macro bar_start(clock, seconds) -%} {{ clock }} // {{ seconds * 1000000 }} * {{ seconds * 1000000 }} {%- endmacro %}
+{% macro bar_start(clock, seconds) -%} {{ floor_to(clock, seconds * 1000000) }} {%- endmacro %}
 
 {# The rows of a lane and day with the bar each belongs to, in lane order. `held_us`: how long a valid row's value
    holds, to the next valid row of its bar or the bar's end, at most max_staleness. #}

@@ -59,7 +59,7 @@ select
     row_number() over (order by grid.clock_us) - 1 as lane_order
 from (
     select unnest(generate_series(
-        (({{ bind("span_start_us") }} + {{ step - 1 }}) // {{ step }}) * {{ step }},
+        {{ floor_to(bind("span_start_us") ~ " + " ~ (step - 1), step) }},
         least({{ bind("span_end_us") }}, {{ bind("horizon_us") }}) - 1,
         {{ step }}
     )) as clock_us

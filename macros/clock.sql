@@ -74,3 +74,8 @@ select * replace (true as is_context)
 from {{ carry(relation) }}
 {%- endif %}
 {%- endmacro %}
+
+{# The last multiple of a step at or before a clock. Not //, which goes towards zero: before 1970 that is up. #}
+{% macro floor_to(clock, step) -%}
+({{ clock }}) - ((({{ clock }}) % {{ step }}) + {{ step }}) % {{ step }}
+{%- endmacro %}

@@ -17,6 +17,7 @@ from numba import njit
 
 LIMBS = 4
 POINT = 128  # bits below the binary point
+LAST_BIT = 2.0**-127
 SPLITTER = 134217729.0  # 2**27 + 1 (Veltkamp)
 _ONE = np.uint64(1)
 _ZERO = np.uint64(0)
@@ -198,7 +199,8 @@ def _two_sum(x, y):
 def centred(n, ab_high, ab_low, a_high, a_low, b_high, b_low):
     """n * sum(ab) - sum(a) * sum(b), in pairs of doubles (106 bits): n**2 times the population covariance.
 
-    What remains below the pairs' own rounding is 0: a window of equal values has no variance, not 1e-33 of one.
+    What remains below the pairs' own rounding, and below that of n products at the last bit, is 0: a window of equal
+    values has no variance, not 1e-33 of one.
     """
     p, pe = product(n, ab_high)
     pe += n * ab_low
@@ -206,6 +208,6 @@ def centred(n, ab_high, ab_low, a_high, a_low, b_high, b_low):
     qe += a_high * b_low + a_low * b_high
     d, de = _two_sum(p, -q)
     result = d + (de + (pe - qe))
-    if abs(result) <= 2.0e-29 * abs(p):  # 2**-95.3
+    if abs(result) <= max(2.0e-29 * abs(p), np.float64(n) * np.float64(n) * LAST_BIT):  # 2e-29 is 2**-95.3
         return 0.0
     return result

@@ -71,97 +71,68 @@ def test_lanes_that_would_collide_keep_their_own_names_with_a_warning() -> None:
 
 
 def test_a_book_with_several_trades_lanes_of_its_canonical_symbol_takes_none_with_a_warning() -> None:
-    assert_rows(
-        DOLLAR.rows("silver/orderbook"),
-        """
+    assert_rows(DOLLAR.rows("silver/orderbook"), """
         symbol  | interval_buy_volume | interval_trade_count | tfi_60s | vpin
         ETH-USD | -                   | -                    | -       | -
-    """,
-    )
+    """)
     assert [w for w in NAMES.report.warnings if "orderbook crowd ETH-USD:" in w]
 
 
-ALONE = NAMES.lane(
-    "SOL-USDC",
-    exchange="pair",
-    orderbook="""
+ALONE = NAMES.lane("SOL-USDC", exchange="pair", orderbook="""
     at       | bids | asks
     00:00:01 | 99x1 | 101x1
     00:00:10 | 99x1 | 101x1
-""",
-)
+""")
 OTHER = NAMES.lane("SOL-USDT", exchange="pair", trades=ONE_TRADE)
 
 
 def test_a_book_takes_the_only_trades_lane_of_its_canonical_symbol_and_trades_take_books_likewise() -> None:
-    assert_rows(
-        ALONE.rows("silver/orderbook"),
-        """
+    assert_rows(ALONE.rows("silver/orderbook"), """
         symbol  | source_symbol | interval_buy_volume | vpin
         SOL-USD | SOL-USDC      | -                   | -
         SOL-USD | SOL-USDC      | 3                   | 1
-    """,
-    )
-    assert_rows(
-        OTHER.rows("silver/trades"),
-        """
+    """)
+    assert_rows(OTHER.rows("silver/trades"), """
         symbol  | source_symbol | mid_before
         SOL-USD | SOL-USDT      | 100
-    """,
-    )
+    """)
 
 
 OWN = NAMES.lane("ADA-USDT", exchange="own", orderbook=ONE_BOOK, trades=ONE_TRADE)
-NOT_OWN = NAMES.lane(
-    "ADA-USDC",
-    exchange="own",
-    trades="""
+NOT_OWN = NAMES.lane("ADA-USDC", exchange="own", trades="""
     at       | price | amount | side
     00:00:05 | 100   | 7      | sell
-""",
-)
+""")
 ELSEWHERE = NAMES.lane("XRP-USDT", exchange="here", orderbook=ONE_BOOK)
 ABROAD = NAMES.lane("XRP-USDT", exchange="there", trades=ONE_TRADE)
 
 
 def test_a_book_prefers_the_trades_of_its_own_symbol_and_never_takes_those_of_another_exchange() -> None:
-    assert_rows(
-        OWN.rows("silver/orderbook"),
-        """
+    assert_rows(OWN.rows("silver/orderbook"), """
         interval_buy_volume | interval_sell_volume | interval_trade_count
         3                   | 0                    | 1
-    """,
-    )
+    """)
     assert [row["interval_trade_count"] for row in ELSEWHERE.rows("silver/orderbook")] == [None]
 
 
-PLAIN = AS_IS.lane(
-    "SOL-USDC",
-    orderbook="""
+PLAIN = AS_IS.lane("SOL-USDC", orderbook="""
     at       | bids | asks
     00:00:04 | 99x1 | 101x1
     00:00:10 | 99x1 | 101x1
-""",
-)
+""")
 NO_PARTNER = AS_IS.lane("SOL-USDT", trades=ONE_TRADE)
 
 
 def test_without_normalization_symbols_are_what_bronze_says() -> None:
-    assert_rows(
-        PLAIN.rows("silver/orderbook"),
-        """
+    assert_rows(PLAIN.rows("silver/orderbook"), """
         symbol   | source_symbol | interval_trade_count
         SOL-USDC | SOL-USDC      | -
         SOL-USDC | SOL-USDC      | -
-    """,
-    )
-    assert_rows(
-        NO_PARTNER.rows("silver/trades"),
-        """
+    """)
+    assert_rows(NO_PARTNER.rows("silver/trades"), """
         symbol   | source_symbol | mid_before
         SOL-USDT | SOL-USDT      | -
-    """,
-    )
+    """)
     assert AS_IS.report.warnings == []
 
 
@@ -175,9 +146,7 @@ def test_a_symbol_filter_matches_all_variants(tmp_path: Path, symbol: str) -> No
 
 # -- the event clock -----------------------------------------------------------------------------------------------
 
-LATE = EVENTS.lane(
-    "late",
-    trades="""
+LATE = EVENTS.lane("late", trades="""
     at       | timestamp           | collected_at | price | amount
     00:00:05 | 00:00:04            | 00:00:05     | 100   | 1
     00:00:06 | 00:00:01            | 00:00:06     | 101   | 2
@@ -185,14 +154,11 @@ LATE = EVENTS.lane(
     00:00:08 | 2026-02-04 00:00:08 | 00:00:08     | 103   | 8    # exactly a day
     00:00:09 | 2026-02-04 00:00:09.001 | 00:00:09 | 104   | 16   # a millisecond more
     00:00:10 | 2026-01-01 00:00    | 00:00:03     | 105   | 32
-""",
-)
+""")
 
 
 def test_the_event_clock_orders_by_event_time_and_falls_back_to_collected_at() -> None:
-    assert_rows(
-        LATE.rows("silver/trades"),
-        """
+    assert_rows(LATE.rows("silver/trades"), """
         clock_ts            | price | volume_5s | day
         00:00:01            | 101   | 2         | 3
         00:00:02            | 102   | 6         | 3
@@ -200,8 +166,7 @@ def test_the_event_clock_orders_by_event_time_and_falls_back_to_collected_at() -
         00:00:04            | 100   | 39        | 3
         00:00:09            | 104   | 16        | 3
         2026-02-04 00:00:08 | 103   | 8         | 4
-    """,
-    )
+    """)
 
 
 HOURS = EVENTS.lane("hours", trades={
@@ -222,15 +187,12 @@ HOURS = EVENTS.lane("hours", trades={
 
 
 def test_segments_of_one_event_time_go_by_their_hours_as_numbers() -> None:
-    assert_rows(
-        HOURS.rows("silver/trades"),
-        """
+    assert_rows(HOURS.rows("silver/trades"), """
         clock_ts | price | hour | volume_5s | mid_before
         10:00:01 | 1     | 10   | 1         | 100
         10:00:01 | 2     | 10   | 3         | 100
         10:00:02 | 3     | 10   | 7         | 100
-    """,
-    )
+    """)
     assert [row["interval_trade_count"] for row in HOURS.rows("silver/orderbook")] == [None, 3]
 
 
@@ -277,14 +239,11 @@ def test_flat_and_less_deep_folders_are_read_by_their_columns(tmp_path: Path, ti
     report = harness.run(tmp_path, "silver.trades")
     assert report.quarantined == []
     for exchange in DEPTHS:
-        assert_rows(
-            read_published(tmp_path, "silver/trades", exchange),
-            """
+        assert_rows(read_published(tmp_path, "silver/trades", exchange), """
             symbol      | source_symbol | price | hour | volume_5s
             BTC-USD-USD | BTC-USDT-USDT | 100   | 0    | 1
             BTC-USD-USD | BTC-USDT-USDT | 101   | 1    | 3
-        """,
-        )
+        """)
 
 
 def test_a_flat_file_may_hold_several_lanes(tmp_path: Path) -> None:
@@ -310,13 +269,10 @@ def test_missing_optional_columns_read_as_null_and_others_are_ignored(tmp_path: 
     table = trades_table(ONE_TRADE).drop_columns(["side", "trade_id", "info_json", "cost", "timestamp"])
     write(table.append_column("surprise", pa.array([[1, 2]])), tmp_path, "a.parquet")
     harness.run(tmp_path, "silver.trades")
-    assert_rows(
-        read_published(tmp_path, "silver/trades", "kraken"),
-        """
+    assert_rows(read_published(tmp_path, "silver/trades", "kraken"), """
         price | side | trade_id | timestamp | is_buy | is_valid
         100   | -    | -        | -         | -      | true
-    """,
-    )
+    """)
 
 
 def test_any_width_of_integer_or_float_is_accepted(tmp_path: Path) -> None:
