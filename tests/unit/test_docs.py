@@ -13,7 +13,6 @@ import pytest
 import yaml
 
 from daedalus_etl import cli, engine, models, profiles, runner
-from daedalus_etl.lanes import Lane
 from daedalus_etl.simulator import Market, simulate
 
 ROOT = Path(__file__).parents[2]
@@ -120,16 +119,15 @@ class Demo:
         con.execute(
             "set variable files = $1", [[str(p) for p in sorted(self.root.glob(f"raw/ready/*/{channel}/**/*.parquet"))]]
         )
-        lane = Lane("demo", "BTC-USDT", channel)
         types = con.execute(
             "describe select * from read_parquet(getvariable('files'), hive_partitioning = false)"
         ).fetchall()
-        facts = engine.Facts(1, 0, 1, (("demo", "BTC-USDT"),), tuple((str(t[0]), str(t[1])) for t in types))
+        facts = engine.Facts(1, lanes=(("demo", "BTC-USDT"),), types=tuple((str(t[0]), str(t[1])) for t in types))
         bound = {"span_start_us": -(2**62), "span_end_us": 2**62, "horizon_us": 2**62, "price_unit": None}
         context = models.Context(
             {**profile.variables, "input_is_ordered": False},
             lambda name: name,
-            lambda _: engine.raw_relation(channel, lane, [(None, facts)], "getvariable('files')"),  # type: ignore[list-item]
+            lambda _: engine.raw_relation(channel, None, [(None, facts)], "getvariable('files')"),  # type: ignore[list-item]
             lambda name: models.quote(bound[name]),
         )
         (statement,) = graph.render(graph.models[model], context)

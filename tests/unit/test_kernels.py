@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 import random
 from fractions import Fraction
@@ -17,6 +18,7 @@ from daedalus_etl.kernels import book, exact, flow, ranks
 
 VARIABLES = dict(profiles.load("laptop").variables)
 US = 1_000_000
+WINDOWED = ("60s", "300s", "900s", "5s", "sigma", "beta")
 
 
 def numbers(seed: int, n: int) -> list[float]:
@@ -200,7 +202,7 @@ def new_kernel() -> Any:
 def walk(kernel: Any, books: dict[str, Any], trades: dict[str, Any], cuts: list[int]) -> np.ndarray:
     """Batches of books; the trades that no batch took go to the next."""
     outs, used = [], 0
-    for a, b in zip(cuts, cuts[1:], strict=False):
+    for a, b in itertools.pairwise(cuts):
         near = {"bronze.trades": {k: v[used:] for k, v in trades.items()}}
         out, taken = kernel.advance({k: v[a:b] for k, v in books.items()}, near)
         used += taken["bronze.trades"]
@@ -248,7 +250,7 @@ def test_windows_keep_no_residue() -> None:
     last = {k: v[6000 - tail :] for k, v in books.items()} | {"lane_order": np.arange(tail)}
     assert books["clock_us"][-1] - last["clock_us"][0] > 1200 * US
     again = walk(recent, last, none, [0, tail])
-    columns = [i for i, name in enumerate(long.columns) if name.endswith(("60s", "300s", "900s", "5s", "sigma", "beta"))]
+    columns = [i for i, name in enumerate(long.columns) if name.endswith(WINDOWED)]
     np.testing.assert_array_equal(out[columns, -50:], again[columns, -50:])
     assert not np.isnan(out[columns, -1]).all()
 
@@ -294,7 +296,7 @@ def test_ten_million_rows_leave_no_residue() -> None:
     last = {k: np.concatenate([b[k] for b in kept]) for k in kept[0]}
     last["lane_order"] = np.arange(len(last["lane_order"]))
     again, _ = recent.advance(last, none)
-    columns = [i for i, name in enumerate(long.columns) if name.endswith(("60s", "300s", "900s", "5s", "sigma", "beta"))]
+    columns = [i for i, name in enumerate(long.columns) if name.endswith(WINDOWED)]
     np.testing.assert_array_equal(out[columns, -50:], again[columns, -50:])
     assert len(long.ring) < 2**18
 
