@@ -44,6 +44,7 @@ class Facts:
     lanes: tuple[tuple[str, str], ...] = ()
     types: tuple[tuple[str, str], ...] = ()
     problem: str = ""
+    passing: bool = False  # the problem may be the machine's, not the file's: it is not remembered
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -120,7 +121,8 @@ def audit(con: duckdb.DuckDBPyConnection, segment: Segment, variables: Mapping[s
     except (duckdb.ParserException, duckdb.CatalogException):
         raise  # ours, not the file's
     except (duckdb.Error, UnicodeDecodeError) as error:
-        return Facts(problem=f"cannot be read as Parquet: {str(error).splitlines()[0][:200]}")
+        passing = isinstance(error, (duckdb.IOException, duckdb.OutOfMemoryException))
+        return Facts(problem=f"cannot be read as Parquet: {str(error).splitlines()[0][:200]}", passing=passing)
 
 
 def _path_hour(segment: Segment) -> int | None:
@@ -181,6 +183,8 @@ def _look_inside(con: Any, segment: Segment, found: Mapping[str, str], variables
     (rows, captured, low, high, first, last, wrong, collected, collected_off, timed, timed_off, nameless, hours) = row
     if rows == 0:
         return Facts(types=tuple(found.items()))
+    if not (first is None or (-62135596800000000 <= first and last < 253402300800000000)):
+        return Facts(problem="capture_ts is outside the years 1 to 9999")
     if captured < rows:
         return Facts(problem=f"{rows - captured} of {rows} rows have no capture_ts")
     if nameless:
@@ -204,6 +208,15 @@ def _look_inside(con: Any, segment: Segment, found: Mapping[str, str], variables
     if wrong:
         return Facts(problem=f"year to hour differ from capture_ts in {wrong} of {rows} rows")
     hour = _path_hour(segment)
+    for name, of in parts.items():
+        if hour is None and name in segment.values:
+            low_part, high_part = con.execute(
+                f"select min({of}), max({of}) from (select make_timestamp(epoch_us(capture_ts)) as moment "
+                "from read_parquet($1, hive_partitioning = false))",
+                [[literal(segment.path)]],
+            ).fetchone()
+            if not low_part == high_part == int(segment.values[name]):
+                return Facts(problem=f"the {name} in the path is not that of capture_ts")
     if hour is not None and not (hour <= first and last < hour + HOUR_US):
         return Facts(problem="the hour in the path is not that of capture_ts")
     for name, n, n_off in (("collected_at", collected, collected_off), ("timestamp", timed, timed_off)):
@@ -228,6 +241,8 @@ def is_unreadable(con: duckdb.DuckDBPyConnection, segment: Segment, facts: Facts
             f"from (select {columns} from read_parquet($1, hive_partitioning = false)) as r",
             [[literal(segment.path)]],
         ).fetchone()
+    except (duckdb.IOException, duckdb.OutOfMemoryException):
+        return ""  # the machine's trouble, perhaps; the lane fails, and is taken up again
     except (duckdb.Error, UnicodeDecodeError) as error:
         return f"cannot be read as Parquet: {str(error).splitlines()[0][:200]}"
     return ""

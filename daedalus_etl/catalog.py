@@ -81,7 +81,8 @@ def build(
                 if progress:
                     progress(segment.path)
                 facts = audit.audit(con, segment, profile.variables)
-            now[segment.path] = [list(segment.key), json.loads(facts.to_json())]
+            if not facts.passing:
+                now[segment.path] = [list(segment.key), json.loads(facts.to_json())]
             if facts.problem:
                 catalog.quarantined.append((segment, facts.problem))
                 continue

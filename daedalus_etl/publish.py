@@ -109,6 +109,12 @@ class Ledger:
         self._forget_old_states()
         return done
 
+    def remove_obsolete(self) -> None:
+        """Finish what a crash between a record and the removal of its predecessor's outputs left."""
+        for record in self._records.values():
+            for path in set(record.obsolete) - set(record.outputs):
+                (self.processed / path).unlink(missing_ok=True)
+
     def remove(self, partition: str) -> None:
         """Take back a partition whose inputs no longer make any row."""
         record = self._records.pop(partition, None)

@@ -190,8 +190,8 @@ class Run:
         for taken in inputs.values():
             if taken is not None:
                 hours.update(self.there.hours(taken))
-        if variables["resample_frequency"] and variables["fill_gaps"]:  # a carried book may reach into a silent hour
-            reach = round(variables["resample_max_staleness"] * US)
+        if variables["resample_frequency"]:  # the last book of an hour may be that of a grid time in a silent one
+            reach = round(max(variables["resample_frequency"], variables["resample_max_staleness"]) * US)
             for hour in sorted(hours):
                 hours.update(range(hour, (hour * HOUR_US + HOUR_US + reach) // HOUR_US + 1))
         horizon = self.horizon(lane)
@@ -260,6 +260,7 @@ class Run:
         """Bring one lane of one silver model up to date."""
         todo = list(self.silver_work(model, lane))
         ledger = self.ledger(model, lane)
+        ledger.remove_obsolete()
         pending = [i for i, (_, record, key, wanted) in enumerate(todo) if not self.is_in(ledger, record, key, wanted)]
         gone = {work.partition: len(self._deleted(record)) for work, record, *_ in todo if self._deleted(record)}
         if gone:
@@ -270,13 +271,6 @@ class Run:
         if not pending:
             self.report.fresh += len(todo)
             return
-        lost = [work.partition for work, *_ in todo[pending[0] :] if work.partition in gone]
-        if lost:
-            raise DaedalusError(
-                f"{todo[pending[0]][0].partition} is to be made again, but bronze of {lost[0]} is deleted",
-                f"{model.name} {lane}",
-                "Put the segments back, or make what is left anew with --full-refresh.",
-            )
         wanted_ahead = [i for i, (*_, wanted) in enumerate(todo) if wanted]
         if not wanted_ahead:
             return
@@ -290,6 +284,13 @@ class Run:
             first -= 1
         if first == 0:
             state = {}
+        lost = [work.partition for work, *_ in todo[first : pending[-1] + 1] if work.partition in gone]
+        if lost:
+            raise DaedalusError(
+                f"{todo[pending[0]][0].partition} is to be made again, but bronze of {lost[0]} is deleted",
+                f"{model.name} {lane}",
+                "Put the segments back, or make what is left anew with --full-refresh.",
+            )
         self.report.fresh += len(todo) - len(pending)
         variables = self.profile.for_lane(lane.exchange, lane.symbol)
         inputs = self.inputs(model, lane)
@@ -300,7 +301,8 @@ class Run:
             walk.load(state or {})
             for work, record, key, wanted in todo[first : pending[-1] + 1]:
                 done = self.is_in(ledger, record, key, wanted)
-                self._one_hour(walk, ledger, work, key, wanted and not done, record if done else None, inputs)
+                stays = done or (not wanted and record is not None and record.written)
+                self._one_hour(walk, ledger, work, key, wanted and not done, stays, inputs)
         finally:
             engine.close()
 
@@ -311,7 +313,7 @@ class Run:
         work: Work,
         key: str,
         write: bool,
-        kept: Record | None,
+        stays: bool,
         inputs: Mapping[str, Lane | None],
     ) -> None:
         began = time.perf_counter()
@@ -322,7 +324,7 @@ class Run:
         name = f"{work.partition}-{_short(work.lane.symbol)}.parquet"
         staged = ledger.staging / f"{os.getpid()}-{work.model.name}-{_short(str(work.lane))}-{name}.part"
         counts = walk.step(work.start, work.end, self.horizon(work.lane), files, staged if write else None)
-        if kept is not None:  # its rows are in; only the state was needed
+        if stays:  # what is published of it is in, or outside --start: only the state was needed
             return
         outputs: dict[Path, str] = {}
         if counts["written"]:
@@ -415,9 +417,13 @@ class Run:
     def gold(self, model: Model, lane: Lane, temp: Path) -> None:
         """Bring the bars of one lane up to date."""
         engine: Engine | None = None
+        ledgers: dict[int, Ledger] = {}
         try:
             for work, record, key, files in self.gold_work(model, lane):
-                ledger = self.ledger(model, lane, work.duration)
+                if work.duration not in ledgers:
+                    ledgers[work.duration] = self.ledger(model, lane, work.duration)
+                    ledgers[work.duration].remove_obsolete()
+                ledger = ledgers[work.duration]
                 if self.is_in(ledger, record, key, True):
                     self.report.fresh += 1
                     continue
@@ -483,11 +489,12 @@ class Run:
                 else:
                     self.silver(model, lane, temp)
                 return
-            except (duckdb.Error, DaedalusError, OSError, UnicodeDecodeError) as error:
+            except Exception as error:  # whatever it is: the other lanes go on, and the exit code says so
                 if isinstance(error, duckdb.Error) and model.layer != "gold" and self._find_culprits(model, lane):
                     continue  # without them
-                self.report.failed.append((f"{model.name} {lane}", str(error)))
-                self.tell("failed", {"model": model.name, "lane": str(lane), "error": str(error)})
+                text = str(error) or type(error).__name__
+                self.report.failed.append((f"{model.name} {lane}", text))
+                self.tell("failed", {"model": model.name, "lane": str(lane), "error": text})
                 return
 
     def _find_culprits(self, model: Model, lane: Lane) -> bool:

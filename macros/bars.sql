@@ -18,7 +18,7 @@ from (
         *,
         epoch_us(clock_ts) as clock_us
     from {{ relation }}
-    where is_valid
+    where is_valid and epoch_us(clock_ts) <= {{ bind("horizon_us") }}
 ) as valid_rows
 {%- endmacro %}
 

@@ -84,8 +84,8 @@ def vpin(f, bucket, volume):
     if n == 0:
         return np.nan
     total = 0.0
-    for i in range(n):
-        total += np.float64(bucket[i])
+    for i in range(f["full"] - n, f["full"]):  # oldest first: sums beyond 2**53 round
+        total += np.float64(bucket[i % bucket.shape[0]])
     return total / (np.float64(n) * np.float64(volume))
 
 

@@ -219,3 +219,29 @@ def test_counts_add_up(market: Path, tmp_path: Path) -> None:
 
 def segments(root: Path) -> list[Path]:
     return sorted((root / "raw").rglob("*.parquet"))
+
+
+def test_start_takes_nothing_back(market: Path, quiet: dict[str, list[dict[str, Any]]], tmp_path: Path) -> None:
+    """A filtered run, even one that makes everything anew, leaves what was published before --start."""
+    root = copied(market, tmp_path)
+    harness.run(root, bar_durations=DURATIONS)
+    day = 86_400_000_000
+    start = quiet["silver/trades"][-1]["clock_ts"] // day * day
+    harness.run(root, selection={"start": start, "full_refresh": True}, bar_durations=DURATIONS)
+    same(outputs(root), quiet)
+
+
+def test_what_a_crash_left_of_an_older_name_is_removed(market: Path, tmp_path: Path) -> None:
+    import json
+
+    root = copied(market, tmp_path)
+    harness.run(root, "silver.trades")
+    record = next((root / "state" / "silver.trades").rglob("*.json"))
+    left = root / "processed" / "silver" / "trades" / "exchange=demo" / "symbol=OLD" / "left.parquet"
+    left.parent.mkdir(parents=True)
+    shutil.copy(next((root / "processed").rglob("*.parquet")), left)
+    value = json.loads(record.read_text())
+    value["obsolete"] = [str(left.relative_to(root / "processed"))]
+    record.write_text(json.dumps(value))
+    harness.run(root, "silver.trades")
+    assert not left.exists()

@@ -303,3 +303,18 @@ def test_ten_million_rows_leave_no_residue() -> None:
 
 def test_the_columns_are_named_once() -> None:
     assert len(set(book.output_columns((5, 15)))) == len(book.output_columns((5, 15)))
+
+
+def test_vpin_of_large_buckets_is_the_same_after_a_restart() -> None:
+    """Sums beyond 2**53 units round: they go from the oldest bucket to the newest, wherever the ring was cut."""
+    pick = random.Random(6)
+    volume = 3_000_000_000_000_001
+    f, bucket = np.zeros(1, flow.FLOW), np.zeros(5, np.int64)
+    for _ in range(60):
+        flow.fill_buckets(f[0], bucket, pick.random() * 4e6, pick.choice([1, -1]), volume)
+        n = min(int(f[0]["full"]), 5)
+        turned = np.zeros(5, np.int64)
+        turned[:n] = bucket[np.arange(int(f[0]["full"]) - n, int(f[0]["full"])) % 5]
+        g = f.copy()
+        g[0]["full"] = n
+        np.testing.assert_equal(flow.vpin(f[0], bucket, volume), flow.vpin(g[0], turned, volume))
