@@ -183,7 +183,7 @@ def _look_inside(con: Any, segment: Segment, found: Mapping[str, str], variables
     (rows, captured, low, high, first, last, wrong, collected, collected_off, timed, timed_off, nameless, hours) = row
     if rows == 0:
         return Facts(types=tuple(found.items()))
-    if not (first is None or (-62135596800000000 <= first and last < 253402300800000000)):
+    if not (first is None or (first >= -62135596800000000 and last < 253402300800000000)):
         return Facts(problem="capture_ts is outside the years 1 to 9999")
     if captured < rows:
         return Facts(problem=f"{rows - captured} of {rows} rows have no capture_ts")

@@ -489,7 +489,7 @@ class Run:
                 else:
                     self.silver(model, lane, temp)
                 return
-            except Exception as error:  # whatever it is: the other lanes go on, and the exit code says so
+            except Exception as error:  # noqa: BLE001  # whatever it is: the other lanes go on, and the exit code says so
                 if isinstance(error, duckdb.Error) and model.layer != "gold" and self._find_culprits(model, lane):
                     continue  # without them
                 text = str(error) or type(error).__name__
