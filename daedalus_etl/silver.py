@@ -190,7 +190,7 @@ class Walk:
             if name in self.inputs
         }
         self.kernel.start_partition()
-        seen: dict[str, Any] = {"rows": 0, "invalid": 0, "last": None}
+        seen: dict[str, Any] = {"rows": 0, "invalid": 0, "overflow": 0, "last": None}
         extra = [pa.field(name, pa.float64()) for name in self.kernel.columns]
         schema = pa.schema([*reader.schema, *extra])
         stream = self._walked(reader, beside, schema, seen)
@@ -209,7 +209,7 @@ class Walk:
         if beside:
             self.kernel.finish({name: rows.rest() for name, rows in beside.items()})
         if self.streamed is not None:
-            counts["invalid"] = seen["invalid"]
+            counts["invalid"], counts["overflow"] = seen["invalid"], seen["overflow"]
             counts["duplicate"] = counts["read"] - seen["rows"]
             if seen["last"] is not None:
                 counts["max_clock"] = seen["last"]
@@ -233,6 +233,8 @@ class Walk:
                 beside[name].drop(n)
             seen["rows"] += batch.num_rows
             seen["invalid"] += batch.num_rows - int(columns["is_valid"].sum())
+            if "is_sound" in batch.schema.names:  # a user's model need not say it
+                seen["overflow"] += int((_numpy(batch.column("is_sound"), pc) & ~columns["is_valid"]).sum())
             seen["last"] = until
             added = [pa.array(row, from_pandas=True) for row in out]
             yield pa.RecordBatch.from_arrays([*batch.columns, *added], schema=schema)

@@ -163,6 +163,7 @@ select
     origin_us,
     lane_order,
     is_valid,
+    is_sound,
     {{ "snapshot_count," if var("resample_frequency") > 0 }}
     {% for column in structural_list().split() -%}
     {{ column }},
