@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import duckdb
 
+from daedalus_etl import files
 from daedalus_etl.errors import DaedalusError
-from daedalus_etl.lanes import HOUR_US, KEYS, Segment, hour_of, literal
+from daedalus_etl.lanes import HOUR_US, KEYS, Lane, Segment, hour_of, literal
 
+SANITIZED = r"""regexp_replace({}, '[/\\:*?"<>|]', '-', 'g')"""  # lanes.sanitize in SQL
 LEVELS = "STRUCT(price DOUBLE, size DOUBLE)[]"
 COMMON = {"collected_at": "BIGINT", "capture_ts": "TIMESTAMP WITH TIME ZONE", "timestamp": "BIGINT"}
 SCHEMAS: Mapping[str, Mapping[str, str]] = {
@@ -34,25 +35,46 @@ NUMBERS = (*INTEGERS, "FLOAT", "DOUBLE")
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What a segment holds; clocks in us, `hours` in hours since the epoch. `problem` says why it cannot be used."""
+class Span:
+    """What a segment holds of one lane: clocks in us, `hours` in hours since the epoch, ascending."""
 
-    rows: int = 0
-    min_clock: int = 0
-    max_clock: int = 0
-    hours: tuple[int, ...] = ()
-    lanes: tuple[tuple[str, str], ...] = ()
+    exchange: str
+    symbol: str
+    rows: int
+    min_clock: int
+    max_clock: int
+    hours: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a segment holds, or why it cannot be used (`problem`)."""
+
+    digest: str = ""  # of its bytes
+    first_capture: int = 0  # us, of its first row: stands in for partition values that its path does not have
+    spans: tuple[Span, ...] = ()  # by exchange and symbol; none if it has no rows
     types: tuple[tuple[str, str], ...] = ()
     problem: str = ""
     passing: bool = False  # the problem may be the machine's, not the file's: it is not remembered
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
+    def of(self, lane: Lane) -> Span | None:
+        """What it holds of a lane."""
+        return next((s for s in self.spans if (s.exchange, s.symbol) == (lane.exchange, lane.symbol)), None)
+
+    def span(self, lane: Lane) -> Span:
+        """The same, of a lane that is known to be in it."""
+        found = self.of(lane)
+        assert found is not None, lane
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Facts:
-        return cls(**{**value, "lanes": tuple(map(tuple, value["lanes"])), "types": tuple(map(tuple, value["types"])),
-                      "hours": tuple(value["hours"])})  # fmt: skip
+        """Raises KeyError or TypeError for what `to_json` did not make."""
+        spans = tuple(Span(**{**span, "hours": tuple(span["hours"])}) for span in value["spans"])
+        return cls(**{**value, "spans": spans, "types": tuple((n, t) for n, t in value["types"])})
 
 
 def as_column(name: str, wanted: str, found: str | None) -> str:
@@ -96,16 +118,18 @@ def _clock(variables: Mapping[str, Any], types: Mapping[str, str]) -> str:
 
 
 def audit(con: duckdb.DuckDBPyConnection, segment: Segment, variables: Mapping[str, Any]) -> Facts:
-    """Read what decides whether a segment can be used. Never raises for what the file holds."""
+    """Read what decides whether a segment can be used. Never raises for what the file holds, nor if it has gone."""
     if segment.size < 0:
         return Facts(problem="is not a plain file")
     try:
         segment.path.encode()
     except UnicodeEncodeError:
         return Facts(problem="has a name that is not UTF-8")
+    digest = ""
     try:
         # said before the data is opened: a path that names no hour
-        _path_hour(segment)
+        path_hour(segment)
+        digest = files.digest_of(segment.path)
         found = {
             str(row[0]): str(row[1])
             for row in con.execute(
@@ -114,18 +138,21 @@ def audit(con: duckdb.DuckDBPyConnection, segment: Segment, variables: Mapping[s
         }
         problem = _columns_problem(segment, found)
         if problem:
-            return Facts(problem=problem)
-        return _look_inside(con, segment, found, variables)
+            return Facts(digest, problem=problem)
+        return _look_inside(con, segment, digest, found, variables)
     except DaedalusError as error:
-        return Facts(problem=str(error.what))
+        return Facts(digest, problem=str(error.what))
     except (duckdb.ParserException, duckdb.CatalogException):
         raise  # ours, not the file's
     except (duckdb.Error, UnicodeDecodeError) as error:
         passing = isinstance(error, (duckdb.IOException, duckdb.OutOfMemoryException))
-        return Facts(problem=f"cannot be read as Parquet: {str(error).splitlines()[0][:200]}", passing=passing)
+        return Facts(digest, problem=f"cannot be read as Parquet: {str(error).splitlines()[0][:200]}", passing=passing)
+    except OSError as error:
+        return Facts(problem=f"cannot be read: {error.strerror}", passing=True)
 
 
-def _path_hour(segment: Segment) -> int | None:
+def path_hour(segment: Segment) -> int | None:
+    """The start of the hour that a segment's path names, us; None if it names none. Raises DaedalusError."""
     values: dict[str, str | int] = {}
     for key, value in segment.values.items():
         if key in ("exchange", "symbol"):
@@ -154,52 +181,52 @@ def _columns_problem(segment: Segment, found: Mapping[str, str]) -> str:
     return ""
 
 
-def _look_inside(con: Any, segment: Segment, found: Mapping[str, str], variables: Mapping[str, Any]) -> Facts:
-    columns = ["exchange::varchar as exchange", "symbol::varchar as symbol", "epoch_us(capture_ts) as capture_us",
-               "make_timestamp(epoch_us(capture_ts)) as moment"]  # fmt: skip
+def _look_inside(
+    con: Any, segment: Segment, digest: str, found: Mapping[str, str], variables: Mapping[str, Any]
+) -> Facts:
+    columns = [f"{SANITIZED.format(f'{key}::varchar')} as {key}" for key in ("exchange", "symbol")]
+    columns += ["epoch_us(capture_ts) as capture_us", "make_timestamp(epoch_us(capture_ts)) as moment"]
     columns += [as_column(name, "BIGINT", found.get(name)) for name in ("collected_at", "timestamp")]
     parts = {"year": "year(moment)", "month": "month(moment)", "day": "day(moment)", "hour": "hour(moment)"}
     columns += [f"{name}" for name in parts if name in found]
     off = " or ".join(f"{name} is distinct from {of}" for name, of in parts.items() if name in found) or "false"
-    row = con.execute(
+    by_lane = con.execute(
         f"""
         with rows as (
-            select {", ".join(columns)} from read_parquet($1, hive_partitioning = false)
+            select {", ".join(columns)}, file_row_number from read_parquet($1, hive_partitioning = false)
         ),
         clocked as (
             select *, {_clock(variables, found)} as clock_us from rows
         )
         select
-            count(*), count(capture_us), min(clock_us), max(clock_us), min(capture_us), max(capture_us),
+            exchange, symbol, count(*), min(clock_us), max(clock_us),
+            list_sort(list(distinct floor(clock_us / 3600000000)::bigint)),
+            count(capture_us), min(capture_us), max(capture_us),
             count(*) filter (where {off}),
             count(collected_at), count(*) filter (where {_off_by_thousand("collected_at")}),
             count(timestamp), count(*) filter (where {_off_by_thousand("timestamp")}),
-            count(*) filter (where exchange is null or symbol is null),
-            list_sort(list(distinct floor(clock_us / 3600000000)::bigint))
+            min(file_row_number), arg_min(capture_us, file_row_number)
         from clocked
+        group by exchange, symbol
+        order by exchange, symbol
         """,
         [[literal(segment.path)]],
-    ).fetchone()
-    (rows, captured, low, high, first, last, wrong, collected, collected_off, timed, timed_off, nameless, hours) = row
-    if rows == 0:
-        return Facts(types=tuple(found.items()))
-    if not (first is None or (first >= -62135596800000000 and last < 253402300800000000)):
+    ).fetchall()
+    if not by_lane:
+        return Facts(digest, types=tuple(found.items()))
+    rows, captured, wrong, collected, collected_off, timed, timed_off = (
+        sum(row[i] for row in by_lane) for i in (2, 6, 9, 10, 11, 12, 13)
+    )
+    nameless = sum(row[2] for row in by_lane if row[0] is None or row[1] is None)
+    first = min((row[7] for row in by_lane if row[7] is not None), default=0)
+    last = max((row[8] for row in by_lane if row[8] is not None), default=0)
+    names = [(str(row[0]), str(row[1])) for row in by_lane]
+    if not (first >= -62135596800000000 and last < 253402300800000000):
         return Facts(problem="capture_ts is outside the years 1 to 9999")
     if captured < rows:
         return Facts(problem=f"{rows - captured} of {rows} rows have no capture_ts")
     if nameless:
         return Facts(problem=f"{nameless} of {rows} rows have no exchange or no symbol")
-    names = [
-        (str(e), str(s))
-        for e, s in con.execute(
-            r"""
-            select distinct regexp_replace(exchange, '[/\\:*?"<>|]', '-', 'g'),
-                regexp_replace(symbol, '[/\\:*?"<>|]', '-', 'g')
-            from read_parquet($1, hive_partitioning = false) order by all
-            """,
-            [[literal(segment.path)]],
-        ).fetchall()
-    ]
     for i, key in enumerate(("exchange", "symbol")):
         if key in segment.values:
             others = [n[i] for n in names if n[i] != segment.values[key]]
@@ -207,22 +234,55 @@ def _look_inside(con: Any, segment: Segment, found: Mapping[str, str], variables
                 return Facts(problem=f"{key} is {segment.values[key]} in the path and {others[0]} in the data")
     if wrong:
         return Facts(problem=f"year to hour differ from capture_ts in {wrong} of {rows} rows")
-    hour = _path_hour(segment)
+    hour = path_hour(segment)
     for name, of in parts.items():
         if hour is None and name in segment.values:
-            low_part, high_part = con.execute(
+            low, high = con.execute(
                 f"select min({of}), max({of}) from (select make_timestamp(epoch_us(capture_ts)) as moment "
                 "from read_parquet($1, hive_partitioning = false))",
                 [[literal(segment.path)]],
             ).fetchone()
-            if not low_part == high_part == int(segment.values[name]):
+            if not low == high == int(segment.values[name]):
                 return Facts(problem=f"the {name} in the path is not that of capture_ts")
     if hour is not None and not (hour <= first and last < hour + HOUR_US):
         return Facts(problem="the hour in the path is not that of capture_ts")
     for name, n, n_off in (("collected_at", collected, collected_off), ("timestamp", timed, timed_off)):
         if n_off * 2 > n:
             return Facts(problem=f"{name} is off by a factor of 1000 from capture_ts in {n_off} of {n} rows")
-    return Facts(rows, low, high, tuple(hours), tuple(names), tuple(found.items()))
+    spans = tuple(
+        Span(*name, rows=row[2], min_clock=row[3], max_clock=row[4], hours=tuple(row[5]))
+        for name, row in zip(names, by_lane, strict=True)
+    )
+    return Facts(digest, min(by_lane, key=lambda row: row[14])[15], spans, tuple(found.items()))
+
+
+def last_clock(
+    found: Iterable[tuple[Segment, Facts]], lane: Lane, before: int, variables: Mapping[str, Any]
+) -> int | None:
+    """The last clock of a lane's rows before a moment, us; None if there is none."""
+    clocks: list[int] = []
+    for segment, facts in found:
+        span, types = facts.of(lane), dict(facts.types)
+        if span is None or span.min_clock >= before:
+            continue
+        if span.max_clock < before:
+            clocks.append(span.max_clock)
+            continue
+        times = ", ".join(as_column(name, "BIGINT", types.get(name)) for name in ("collected_at", "timestamp"))
+        with duckdb.connect(":memory:") as con:
+            (clock,) = con.execute(
+                f"""
+                with rows as (
+                    select epoch_us(capture_ts) as capture_us, {times}
+                    from read_parquet($1, hive_partitioning = false)
+                    where {SANITIZED.format("exchange")} = $2 and {SANITIZED.format("symbol")} = $3
+                )
+                select max(clock_us) from (select {_clock(variables, types)} as clock_us from rows) where clock_us < $4
+                """,
+                [[literal(segment.path)], lane.exchange, lane.symbol, before],
+            ).fetchall()[0]
+        clocks += [clock] if clock is not None else []
+    return max(clocks, default=None)
 
 
 def _off_by_thousand(name: str) -> str:
@@ -248,14 +308,14 @@ def is_unreadable(con: duckdb.DuckDBPyConnection, segment: Segment, facts: Facts
     return ""
 
 
+def segment_key(segment: Segment, facts: Facts) -> tuple[int, str, str]:
+    """What decides ties of lane order: partition values as numbers, the file's name, the full path (SPEC 4, 12)."""
+    hour = path_hour(segment)
+    if hour is None:
+        hour = facts.first_capture // HOUR_US * HOUR_US
+    return hour, segment.path.rsplit("/", 1)[-1], segment.path
+
+
 def segment_order(segments: Iterable[tuple[Segment, Facts]]) -> list[tuple[Segment, Facts]]:
-    """In the order that decides ties of lane order: partition values as numbers, the file's name, the full path."""
-
-    def key(item: tuple[Segment, Facts]) -> tuple[int, str, str]:
-        segment, facts = item
-        hour = _path_hour(segment)
-        if hour is None:
-            hour = facts.min_clock // HOUR_US * HOUR_US
-        return hour, segment.path.rsplit("/", 1)[-1], segment.path
-
-    return sorted(segments, key=key)
+    """In the order that decides ties of lane order."""
+    return sorted(segments, key=lambda item: segment_key(*item))

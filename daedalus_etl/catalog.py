@@ -1,141 +1,349 @@
-"""What is there: the segments of every lane, audited once per content, and the lanes that they make."""
+"""What is there: the lanes, and each one's segments hour by hour, audited once per content.
+
+A lane is looked at one hour at a time, so that memory does not grow with its history. What an audit found out is kept
+in <data>/state/segments, a file an hour folder; it is a cache, and made again if it is lost.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from daedalus_etl import audit, lanes, publish
-from daedalus_etl.audit import Facts
-from daedalus_etl.lanes import CHANNELS, Lane, Segment
+from daedalus_etl import files, lanes
+from daedalus_etl.errors import DaedalusError
+from daedalus_etl.lanes import CHANNELS, HOUR_US, Lane, Segment
 from daedalus_etl.profiles import Profile
+from daedalus_etl.times import EPOCH
+
+if TYPE_CHECKING:
+    from daedalus_etl.audit import Facts
+
+Found = list[tuple[Segment, "Facts"]]  # in segment order
 
 
-@dataclass
+@dataclass(frozen=True)
+class Survey:
+    """All lanes of the channels that were asked for: those with bronze, and those that were published before."""
+
+    lanes: tuple[Lane, ...] = ()
+    with_bronze: frozenset[Lane] = field(default_factory=frozenset)
+
+
 class Catalog:
-    """Usable segments by lane, and those that cannot be used with their reasons."""
+    """The bronze of a data root, below `roots` (channel -> folder).
 
-    segments: dict[Lane, list[tuple[Segment, Facts]]] = field(default_factory=lambda: defaultdict(list))
-    quarantined: list[tuple[Segment, str]] = field(default_factory=list)
-    _hours: dict[Lane, dict[int, list[tuple[Segment, Facts]]]] = field(default_factory=dict)
+    remember: keep what audits find out. put_aside hears of each segment that cannot be used, and why.
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        roots: dict[str, Path],
+        *,
+        remember: bool = True,
+        looking: Callable[[str], None] | None = None,
+        put_aside: Callable[[Segment, str], None] = lambda *_: None,
+    ):
+        self.profile, self.roots, self.remember = profile, roots, remember
+        self._looking, self._put_aside = looking, put_aside
+        self.bad: dict[str, str] = {}  # path -> why it cannot be used, of what was looked at
+        self._connection: Any = None
+        self._loose: dict[str, Found] = {}
+        self._lanes: dict[Lane, Bronze] = {}
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def survey(self, published: Iterable[Lane] = ()) -> Survey:
+        """Which lanes there are, judged from all of bronze: a lane is a folder exchange=E/symbol=S with a Parquet file
+        in it, however good, or a name that a file outside such folders holds.
+        """
+        there = set()
+        for channel, root in self.roots.items():
+            there |= {Lane(e, s, channel) for e, s, folder in _lane_folders(root) if _holds_parquet(folder)}
+            there |= {Lane(span.exchange, span.symbol, channel) for _, f in self.loose(channel) for span in f.spans}
+        known = {lane for lane in published if lane.channel in self.roots}
+        return Survey(tuple(sorted(there | known)), frozenset(there))
+
+    def of(self, lane: Lane) -> Bronze:
+        if lane not in self._lanes:
+            self._lanes[lane] = Bronze(self, lane)
+        return self._lanes[lane]
+
+    def forget(self) -> None:
+        """Look at everything anew."""
+        self._loose.clear()
+        self._lanes.clear()
+
+    def loose(self, channel: str) -> Found:
+        """A channel's segments that lie in no lane's folder: flat files, folders partitioned otherwise."""
+        if channel not in self._loose:
+            self._loose[channel] = self.judged(self.listed_loose(channel), self.memory(channel, "loose"))
+        return self._loose[channel]
+
+    def listed_loose(self, channel: str) -> list[Segment]:
+        """The same as the folders show them, good or bad."""
+        root = self.roots[channel]
+        apart = {folder for *_, folder in _lane_folders(root)}
+        return list(lanes.segments(root, channel, apart))
+
+    def memory(self, channel: str, name: str, lane: Lane | None = None) -> Path:
+        """Where what is known of some segments is kept."""
+        folder = self.profile.data / "state" / "segments" / channel
+        if lane is not None:
+            folder = folder / f"exchange={lane.exchange}" / f"symbol={lane.symbol}"
+        return folder / f"{name}.json"
+
+    def judged(self, listed: list[Segment], memory: Path) -> Found:
+        """Of listed segments those that can be used and have rows, in segment order; the others are put aside."""
+        if not listed:
+            return []
+        known = _read(memory, self._mark)
+        now, found, changed = {}, [], False
+        for segment in listed:
+            entry = known.get(segment.path)
+            if entry is not None and entry[0] == segment.key:
+                facts = entry[1]
+            else:
+                facts = self._audit(segment)
+                changed = True
+            if not facts.passing:
+                now[segment.path] = segment.key, facts
+            elif not os.path.lexists(segment.path):
+                continue
+            if facts.problem:
+                self._aside(segment, facts.problem)
+            elif facts.spans:
+                found.append((segment, facts))
+        if self.remember and (changed or now.keys() != known.keys()):
+            _write(memory, self._mark, now)
+        from daedalus_etl import audit
+
+        return audit.segment_order(found)
+
+    def refuse(self, segment: Segment, reason: str, memory: Path) -> None:
+        """A segment that passed its audit and then could not be read: known as such until its content changes."""
+        from daedalus_etl.audit import Facts
+
+        self._aside(segment, reason)
+        if self.remember:
+            _write(
+                memory, self._mark, {**_read(memory, self._mark), segment.path: (segment.key, Facts(problem=reason))}
+            )
+
+    def _aside(self, segment: Segment, reason: str) -> None:
+        self.bad[segment.path] = reason
+        self._put_aside(segment, reason)
+
+    def _audit(self, segment: Segment) -> Facts:
+        from daedalus_etl import audit, engine, limits
+
+        if self._connection is None:
+            self._connection = engine.connect(limits.share_of(self.profile) // 2, None)
+        if self._looking:
+            self._looking(segment.path)
+        return audit.audit(self._connection, segment, self.profile.variables)
+
+    @cached_property
+    def _mark(self) -> str:
+        """Changes with the rules by which segments are judged."""
+        from daedalus_etl import audit
+
+        rules = hashlib.sha256(Path(audit.__file__).read_bytes()).hexdigest()[:12]
+        return f"{self.profile.variables['clock']}:{rules}"
+
+
+class Bronze:
+    """One lane's segments, by the hours (since the epoch) that their clocks are in."""
+
+    def __init__(self, catalog: Catalog, lane: Lane):
+        self.catalog, self.lane = catalog, lane
+        self.root = catalog.roots[lane.channel]
+        self._found: dict[int, Found] = {}
+
+    @cached_property
+    def folders(self) -> dict[int, list[str]]:
+        """Hour folders of the lane (padded and unpadded ones may name the same hour)."""
+        found: dict[int, list[str]] = {}
+        for path in _hour_folders(self._folder):
+            try:
+                start = lanes.hour_of(lanes.parse_path(path[len(self._folder) :]))
+            except DaedalusError:
+                start = None
+            if start is not None:
+                found.setdefault(start // HOUR_US, []).append(path)
+        return dict(sorted(found.items()))
 
     @property
-    def lanes(self) -> list[Lane]:
-        return sorted(self.segments)
+    def _named(self) -> dict[str, str]:
+        return {"exchange": self.lane.exchange, "symbol": self.lane.symbol}
 
-    def hours(self, lane: Lane) -> dict[int, list[tuple[Segment, Facts]]]:
-        """A lane's segments by the hours (since the epoch) that their clocks are in, in segment order."""
-        if lane not in self._hours:
-            found: dict[int, list[tuple[Segment, Facts]]] = defaultdict(list)
-            for segment, facts in self.segments.get(lane, ()):
-                for hour in facts.hours:
-                    found[hour].append((segment, facts))
-            self._hours[lane] = dict(found)
-        return self._hours[lane]
+    @property
+    def _folder(self) -> str:
+        return f"{self.root}/exchange={self.lane.exchange}/symbol={self.lane.symbol}"
 
-    def during(self, lane: Lane, start: int, end: int) -> list[tuple[Segment, Facts]]:
-        """A lane's segments that may have a clock in [start, end) us, in segment order."""
-        return [(s, f) for s, f in self.segments.get(lane, ()) if f.rows and f.max_clock >= start and f.min_clock < end]
+    @cached_property
+    def _partly(self) -> Found:
+        """Segments of the lane that lie in no hour folder: its own, partitioned less deeply, and flat ones."""
+        apart = {path for paths in self.folders.values() for path in paths}
+        listed = list(lanes.segments(Path(self._folder), self.lane.channel, apart, self._named))
+        own = self.catalog.judged(listed, self._memory("loose")) if listed else []
+        flat = [(s, f) for s, f in self.catalog.loose(self.lane.channel) if f.of(self.lane)]
+        return own + flat
 
-    def quarantine(self, lane: Lane, bad: Segment, reason: str) -> None:
-        for there in self.segments.values():
-            there[:] = [(s, f) for s, f in there if s.path != bad.path]
-        self._hours.clear()
-        self.quarantined.append((bad, reason))
+    def _memory(self, name: str) -> Path:
+        return self.catalog.memory(self.lane.channel, name, self.lane)
 
+    @cached_property
+    def hours(self) -> list[int]:
+        """The hours that may have rows, ascending."""
+        return sorted(self._sources)
 
-def build(
-    profile: Profile,
-    roots: dict[str, Path],
-    want: Callable[[str], bool] | None = None,
-    progress: Callable[[str], None] | None = None,
-    *,
-    remember: bool = True,
-) -> Catalog:
-    """Look at every segment below the channels' roots. What was audited before, and has not changed, is not opened
-    again.
-
-    want: the channels that are needed; all if None. remember: keep what was found out, below <data>/state.
-    """
-    from daedalus_etl import engine
-
-    catalog = Catalog()
-    con = None
-    for channel in CHANNELS:
-        if (want and not want(channel)) or channel not in roots:
-            continue
-        memory = profile.data / "state" / "segments" / f"{channel}.json"
-        mark = f"{profile.variables['clock']}:{audit_version()}"
-        known = _remembered(memory, mark)
-        now: dict[str, list[object]] = {}
-        for segment in lanes.segments(roots[channel], channel):
-            entry = known.get(segment.path)
-            if entry and entry[0] == list(segment.key):
-                facts = Facts.from_json(entry[1])  # type: ignore[arg-type]
-            else:
-                if con is None:
-                    con = engine.connect(min(profile.memory_limit, 512_000_000), None)
-                if progress:
-                    progress(segment.path)
-                facts = audit.audit(con, segment, profile.variables)
-            if not facts.passing:
-                now[segment.path] = [list(segment.key), json.loads(facts.to_json())]
-            if facts.problem:
-                catalog.quarantined.append((segment, facts.problem))
+    @cached_property
+    def _sources(self) -> dict[int, set[int]]:
+        """Hour of the clock -> the hour folders whose segments have rows in it. The same, if the clock is when they
+        were received; else each folder has to be looked into."""
+        found: dict[int, set[int]] = {}
+        for _, facts in self._partly:
+            for hour in facts.span(self.lane).hours:
+                found.setdefault(hour, set())
+        for folder in self.folders:
+            if self.catalog.profile.variables["clock"] == "capture":
+                found.setdefault(folder, set()).add(folder)
                 continue
-            for exchange, symbol in facts.lanes:
-                catalog.segments[Lane(exchange, symbol, channel)].append((segment, facts))
-        if remember and now != known:
-            memory.parent.mkdir(parents=True, exist_ok=True)
-            publish.write_synced(memory, json.dumps({"mark": mark, "segments": now}).encode())
-    for lane in catalog.lanes:
-        catalog.segments[lane] = audit.segment_order(catalog.segments[lane])
-    if con is not None:
-        con.close()
-    return catalog
+            for _, facts in self._in_folder(folder):
+                for hour in facts.span(self.lane).hours:
+                    found.setdefault(hour, set()).add(folder)
+        return found
+
+    def listing(self, hour: int) -> list[Segment]:
+        """Every file that may have rows in an hour, good or bad, as the folders show it now."""
+        found = [s for folder in sorted(self._sources.get(hour, ())) for s in self._listed(folder)]
+        return found + [s for s, f in self._partly if hour in f.span(self.lane).hours]
+
+    def _listed(self, folder: int) -> list[Segment]:
+        found: list[Segment] = []
+        for path in self.folders[folder]:
+            hour = dict(part.split("=", 1) for part in path.split("/")[-4:])
+            found += lanes.segments(Path(path), self.lane.channel, (), {**self._named, **hour})
+        return found
+
+    def _in_folder(self, folder: int) -> Found:
+        return self.catalog.judged(self._listed(folder), self._memory(hour_name(folder * HOUR_US)))
+
+    def during(self, hour: int) -> Found:
+        """The usable segments with rows in an hour, in segment order."""
+        if hour not in self._found:
+            from daedalus_etl import audit
+
+            found = [x for folder in sorted(self._sources.get(hour, ())) for x in self._in_folder(folder)]
+            found += self._partly
+            inside = [(s, f) for s, f in found if hour in f.span(self.lane).hours]
+            self._found = {hour: audit.segment_order(inside)}  # of the last one only
+        return self._found[hour]
+
+    def whole(self) -> Found:
+        """All usable segments, in segment order."""
+        from daedalus_etl import audit
+
+        there = {s.path: (s, f) for hour in self.hours for s, f in self.during(hour)}
+        return audit.segment_order(there.values())
+
+    def last_hour(self) -> int:
+        """The last hour that has rows; -1 if none has."""
+        return next((hour for hour in reversed(self.hours) if self.during(hour)), -1)
+
+    def last_clock(self) -> int:
+        """The last clock of any row, us; 0 if there is none."""
+        last = self.last_hour()
+        return max((f.span(self.lane).max_clock for _, f in self.during(last)), default=0)
+
+    def refuse(self, segment: Segment, reason: str) -> None:
+        """Put aside a segment that could not be read after all."""
+        self._found.clear()
+        hour = next((h for h, paths in self.folders.items() if os.path.dirname(segment.path) in paths), None)
+        inside = segment.path.startswith(f"{self._folder}/")
+        memory = self._memory(hour_name(hour * HOUR_US) if hour is not None else "loose")
+        self.catalog.refuse(segment, reason, memory if inside else self.catalog.memory(self.lane.channel, "loose"))
 
 
-def remember_problem(profile: Profile, segment: Segment, reason: str) -> None:
-    """A segment that passed its audit and then could not be read: known as such until its content changes."""
-    memory = profile.data / "state" / "segments" / f"{segment.channel}.json"
-    value = json.loads(memory.read_text())
-    value["segments"][segment.path] = [list(segment.key), json.loads(Facts(problem=reason).to_json())]
-    publish.write_synced(memory, json.dumps(value).encode())
+def hour_name(start: int) -> str:
+    """2026-02-03T14: how an hour that begins at `start` us is called."""
+    return partition_name(start, "hour")
 
 
-def audit_version() -> str:
-    """Changes with the rules by which segments are judged."""
-    import hashlib
-
-    return hashlib.sha256(Path(audit.__file__).read_bytes()).hexdigest()[:12]
+def partition_name(start: int, by: str) -> str:
+    when = EPOCH + timedelta(microseconds=start)
+    return f"{when:%Y-%m-%dT%H}" if by == "hour" else f"{when:%Y-%m-%d}"
 
 
-def _remembered(path: Path, mark: str) -> dict[str, list[object]]:
+def _lane_folders(root: Path) -> Iterator[tuple[str, str, str]]:
+    """exchange, symbol and path of each folder exchange=E/symbol=S."""
+    for exchange in _folders(str(root), "exchange"):
+        for symbol in _folders(exchange, "symbol"):
+            yield exchange.rpartition("exchange=")[2], symbol.rpartition("/symbol=")[2], symbol
+
+
+def _hour_folders(root: str) -> Iterator[str]:
+    for year in _folders(root, "year"):
+        for month in _folders(year, "month"):
+            for day in _folders(month, "day"):
+                yield from _folders(day, "hour")
+
+
+def _folders(path: str, key: str) -> list[str]:
+    """The folders `key=...` in a folder, by name; links are not followed."""
     try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError):
+        with os.scandir(path) as entries:
+            return sorted(e.path for e in entries if e.name.startswith(f"{key}=") and e.is_dir(follow_symlinks=False))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _holds_parquet(folder: str) -> bool:
+    return next(lanes.segments(Path(folder), ""), None) is not None
+
+
+def _read(memory: Path, mark: str) -> dict[str, tuple[tuple[int, int], Facts]]:
+    from daedalus_etl.audit import Facts
+
+    try:
+        value = json.loads(memory.read_bytes())
+        if value["mark"] != mark:
+            return {}
+        return {path: ((key[0], key[1]), Facts.from_json(facts)) for path, (key, facts) in value["segments"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
-    return value["segments"] if value.get("mark") == mark else {}
+
+
+def _write(memory: Path, mark: str, known: dict[str, tuple[tuple[int, int], Facts]]) -> None:
+    segments = {path: [key, facts.to_json()] for path, (key, facts) in known.items()}
+    files.write_cache(memory, json.dumps({"mark": mark, "segments": segments}).encode())
 
 
 def roots(profile: Profile, trades: Path | None = None) -> dict[str, Path]:
     """Where each channel's segments lie; `trades` may lie elsewhere: a channel's root, or a data root."""
     found = {channel: lanes.channel_root(profile.data, profile.source, channel) for channel in CHANNELS}
     if trades is not None:
-        inside = lanes.channel_root(trades, profile.source, "trades")
-        found["trades"] = inside if inside.is_dir() else trades
+        inside = lanes.channel_root(trades.absolute(), profile.source, "trades")
+        found["trades"] = inside if inside.is_dir() else trades.absolute()
     return found
 
 
-def describe(segment: Segment, data: Path) -> str:
-    try:
-        return str(Path(segment.path).relative_to(data))
-    except ValueError:
-        return segment.path
+def describe(path: str, data: Path) -> str:
+    """A segment's path below the data root, or whole if it lies elsewhere."""
+    return path.removeprefix(f"{data}/")
 
 
-def total_rows(found: Iterable[tuple[Segment, Facts]]) -> int:
-    return sum(facts.rows for _, facts in found)
+def opened(profile: Profile, folders: dict[str, Path], **options: Any) -> closing[Catalog]:
+    return closing(Catalog(profile, folders, **options))

@@ -6,13 +6,11 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import duckdb
 
-from daedalus_etl import audit, engine, lanes
-from daedalus_etl.audit import Facts
-from daedalus_etl.catalog import Catalog
+from daedalus_etl import audit, catalog, lanes
+from daedalus_etl.catalog import Bronze, Catalog, Found
 from daedalus_etl.engine import Engine
 from daedalus_etl.errors import UsageError
 from daedalus_etl.lanes import CHANNELS, HOUR_US, Lane
@@ -87,49 +85,49 @@ def roots(bronze: Path, source: str) -> dict[str, Path]:
 
 def check(bronze: Path, profile: Profile, graph: Graph, progress: Callable[[str], None] = lambda _: None) -> Checked:
     """Audit every segment, then walk each lane."""
-    with tempfile.TemporaryDirectory(prefix="daedalus-check-") as temp:
-        done = Checked()
-        there = _audited(roots(bronze, profile.source), profile, done, Path(temp), progress)
-        for lane in there.lanes:
+    done = Checked()
+    folders = roots(bronze, profile.source)
+    with (
+        tempfile.TemporaryDirectory(prefix="daedalus-check-") as temp,
+        catalog.opened(profile, folders, remember=False, looking=progress) as there,
+    ):
+        _read_whole(folders, there, done, progress)
+        for lane in there.survey().lanes:
             progress(str(lane))
-            done.lanes.append(_lane(lane, there, profile, graph, Path(temp), done))
-        return done
+            found = _lane(lane, there.of(lane), profile, graph, Path(temp), done)
+            if found.segments:
+                done.lanes.append(found)
+    done.problems = sorted({**dict(done.problems), **there.bad}.items())
+    return done
 
 
-def _audited(
-    folders: Mapping[str, Path], profile: Profile, done: Checked, temp: Path, progress: Callable[[str], None]
-) -> Catalog:
-    there = Catalog()
-    con = engine.connect(min(profile.memory_limit, 512_000_000), temp)
-    for channel, folder in folders.items():
-        for segment in lanes.segments(folder, channel):
-            progress(segment.path)
-            done.files += 1
-            facts = audit.audit(con, segment, profile.variables)
-            problem = facts.problem or (audit.is_unreadable(con, segment, facts) if facts.rows else "")
-            if problem:
-                done.problems.append((segment.path, problem))
-                continue
-            for exchange, symbol in facts.lanes:
-                there.segments[Lane(exchange, symbol, channel)].append((segment, facts))
-    for lane in there.lanes:
-        there.segments[lane] = audit.segment_order(there.segments[lane])
-    con.close()
-    return there
+def _read_whole(folders: Mapping[str, Path], there: Catalog, done: Checked, progress: Callable[[str], None]) -> None:
+    """Count the files, and read each that seems sound to its last page."""
+    done.files = sum(1 for channel, folder in folders.items() for _ in lanes.segments(folder, channel))
+    with duckdb.connect(":memory:") as con:
+        for lane in there.survey().lanes:
+            bronze = there.of(lane)
+            for segment, facts in bronze.whole():
+                progress(segment.path)
+                reason = audit.is_unreadable(con, segment, facts)
+                if reason:
+                    bronze.refuse(segment, reason)
 
 
-def _lane(lane: Lane, there: Catalog, profile: Profile, graph: Graph, temp: Path, done: Checked) -> LaneCheck:
-    segments = [(s, f) for s, f in there.segments[lane] if f.rows]
-    first = min((f.min_clock for _, f in segments), default=None)
-    last = max((f.max_clock for _, f in segments), default=None)
-    found = LaneCheck(lane, len(there.segments[lane]), 0, first, last)
+def _lane(lane: Lane, bronze: Bronze, profile: Profile, graph: Graph, temp: Path, done: Checked) -> LaneCheck:
+    usable = {hour: _usable(bronze, hour) for hour in bronze.hours}
+    spans = [span for hour in usable.values() for _, facts in hour if (span := facts.of(lane))]
+    first = min((span.min_clock for span in spans), default=None)
+    last = max((span.max_clock for span in spans), default=None)
+    paths = {segment.path for found in usable.values() for segment, _ in found}
+    found = LaneCheck(lane, len(paths), 0, first, last)
     session = Engine(profile, temp)
     try:
-        for start in _hours(segments):
-            files = there.during(lane, start, start + HOUR_US)
-            for name, count in _quirks(session, lane, files, start):
+        for hour, files in usable.items():
+            own = [(s, f) for s, f in files if (span := f.of(lane)) and span.hours[0] == hour]
+            for name, count in _quirks(session, lane, own):
                 found.quirks[name] = found.quirks.get(name, 0) + count
-        for counts in _walked(session, lane, there, profile, graph, segments):
+        for counts in _walked(session, lane, usable, profile, graph):
             found.rows += counts["read"]
             found.duplicates += counts["duplicate"]
             found.invalid += counts["invalid"]
@@ -141,14 +139,12 @@ def _lane(lane: Lane, there: Catalog, profile: Profile, graph: Graph, temp: Path
     return found
 
 
-def _hours(segments: list[tuple[Any, Facts]]) -> list[int]:
-    hours = {h for _, f in segments for h in range(f.min_clock // HOUR_US, f.max_clock // HOUR_US + 1)}
-    return [hour * HOUR_US for hour in sorted(hours)]
+def _usable(bronze: Bronze, hour: int) -> Found:
+    return [(s, f) for s, f in bronze.during(hour) if s.path not in bronze.catalog.bad]
 
 
-def _quirks(session: Engine, lane: Lane, files: list[tuple[Any, Facts]], start: int) -> Iterator[tuple[str, int]]:
+def _quirks(session: Engine, lane: Lane, own: Found) -> Iterator[tuple[str, int]]:
     """Each segment is counted in the hour of its first clock."""
-    own = [(s, f) for s, f in files if f.min_clock // HOUR_US * HOUR_US == start]
     if not own:
         return
     quirks = QUIRKS[lane.channel]
@@ -157,7 +153,7 @@ def _quirks(session: Engine, lane: Lane, files: list[tuple[Any, Facts]], start: 
 
 
 def _walked(
-    session: Engine, lane: Lane, there: Catalog, profile: Profile, graph: Graph, segments: list[tuple[Any, Facts]]
+    session: Engine, lane: Lane, usable: Mapping[int, Found], profile: Profile, graph: Graph
 ) -> Iterator[dict[str, int]]:
     """Duplicates and validity as a run judges them, hour by hour."""
     bronze = f"bronze.{lane.channel}"
@@ -168,7 +164,6 @@ def _walked(
     }
     model = Model("check." + lane.channel, Path("check"), "", config, (bronze,))
     walk = Walk(session, graph, model, lane, lane.symbol, variables, {bronze: lane}, None)
-    last = max((f.max_clock for _, f in segments), default=0)
-    for start in _hours(segments):
-        files = {lane.channel: there.during(lane, start, start + HOUR_US)}
-        yield walk.step(start, start + HOUR_US, last, files, None)
+    for hour, files in usable.items():
+        start = hour * HOUR_US
+        yield walk.step(start, start + HOUR_US, start + HOUR_US, {lane.channel: files}, None)

@@ -78,8 +78,9 @@ def main() -> None:
 @opt.select_option
 @opt.lane_options
 @opt.durations_option
-@click.option("--full-refresh", is_flag=True, help="Make what is selected again, even if nothing has changed.")
-@click.option("--dry-run", is_flag=True, help="Say which partitions would be made, and why; make none.")
+@opt.refresh_option
+@click.option("--dry-run", is_flag=True, help="The same as `daedalus plan`: say what would be made, and make nothing.")
+@opt.workers_option
 @opt.json_option
 @opt.project_options
 def run(as_json: bool, dry_run: bool, **given: Any) -> None:
@@ -88,36 +89,37 @@ def run(as_json: bool, dry_run: bool, **given: Any) -> None:
     \b
     Examples:
       daedalus run
-      daedalus run --data /srv/market --profile pi4
+      daedalus run --data /srv/market --profile pi4 --workers auto
       daedalus run --select +gold.trades_bars --durations 60,300 --symbol BTC/USDT
       daedalus run --select silver.trades --start 2024-08-09T00 --end 2024-08-09T01
       daedalus run --dry-run --json
 
     What is there, minus what is in: a second run does only what is new or has changed. --start and --end choose what
     is written; features are those of a full run, since state is walked from the lane's first row. Progress and
-    warnings go to stderr.
+    warnings go to stderr. Ctrl-C and SIGTERM end it after the partition in hand; the next run goes on from there.
     """
     from daedalus_etl import console
 
     work = _run_of(given)
-    if not work.chosen:
-        names = ", ".join(model.name for model in work.graph.select(work.selection.models))
-        raise UsageError(
-            f"{names} is not published", "--select", "Only silver and gold are; `daedalus query` shows bronze."
-        )
+    _refuse_unpublished(work)
     if dry_run:
-        _dry_run(work, as_json)
+        _show_plan(work, as_json)
         return
     began = time.monotonic()
     with console.teller(as_json=as_json) as tell:
-        tell.run, work.tell = work, tell
+        work.tell = tell
         report = work.run()
     seconds = time.monotonic() - began
     if as_json:
         console.emit("summary", console.summary(report, seconds))
     else:
         click.echo(console.summary_text(report, seconds))
-    if not report.done and not report.fresh and all(model.layer == "gold" for model in work.chosen):
+    if (
+        not report.done
+        and not report.fresh
+        and not report.stopped
+        and all(model.layer == "gold" for model in work.chosen)
+    ):
         console.note(f"Bars are made of silver, and there is none yet: `--select +{work.chosen[0].name}` makes both.")
     click.get_current_context().exit(report.exit_code)
 
@@ -135,33 +137,109 @@ def _run_of(given: dict[str, Any]) -> Any:
         given["select"], given["exchanges"], given["symbols"], given["start"], given["end"], given["trades"],
         given.get("full_refresh", False),
     )  # fmt: skip
-    return Run(profile, opt.graph_of(profile), selection, lambda *_: None)
+    workers = opt.workers_of(given.get("workers"), profile)
+    return Run(profile, opt.graph_of(profile), selection, lambda *_: None, workers)
 
 
-def _dry_run(work: Any, as_json: bool) -> None:
-    from daedalus_etl import console
+def _refuse_unpublished(work: Any) -> None:
+    if not work.chosen:
+        names = ", ".join(model.name for model in work.graph.select(work.selection.models))
+        raise UsageError(
+            f"{names} is not published", "--select", "Only silver and gold are; `daedalus query` shows bronze."
+        )
+
+
+@main.command()
+@opt.data_options
+@opt.select_option
+@opt.lane_options
+@opt.durations_option
+@opt.refresh_option
+@opt.json_option
+@opt.project_options
+def plan(as_json: bool, **given: Any) -> None:
+    """Say what a run would make, and why.
+
+    \b
+    Examples:
+      daedalus plan
+      daedalus plan --data data --var max_staleness=60
+      daedalus plan --select gold.trades_bars --json
+
+    Nothing is made or written. An hour that follows one that is to be made is made again too if that one ends in
+    another state than before: it is listed as one that may be.
+    """
+    work = _run_of(given)
+    _refuse_unpublished(work)
+    _show_plan(work, as_json)
+
+
+def _show_plan(work: Any, as_json: bool) -> None:
+    from daedalus_etl import console, outlook
 
     with console.teller(as_json=False) as tell:
         work.tell = tell
-        work.look(remember=False)
-        pending = list(work.pending())
-    rows = []
-    for one in pending:
-        model = f"{one.model.name} {one.duration}s" if one.duration else one.model.name
-        rows.append([model, one.lane.exchange, one.symbol, one.partition, one.rows, one.reason])
-        if as_json:
-            console.emit("pending", {
-                "model": one.model.name, "exchange": one.lane.exchange, "symbol": one.symbol,
-                "source_symbol": one.lane.symbol, "partition": one.partition, "rows": one.rows, "reason": one.reason,
-                **({"duration": one.duration} if one.duration else {}),
-            })  # fmt: skip
+        found = list(outlook.pending(work.look(), work.selected))
+    sure = [one for one in found if not one.perhaps]
+    for one in found if as_json else ():
+        console.emit("pending", {
+            "model": one.model, "exchange": one.lane.exchange, "symbol": one.symbol, "source_symbol": one.lane.symbol,
+            "partition": one.partition, "rows": one.rows, "reason": one.reason, "certain": not one.perhaps,
+            **({"duration": one.duration} if one.duration else {}),
+        })  # fmt: skip
     if as_json:
-        console.emit("summary", {"pending": len(pending), "quarantined": len(work.report.quarantined)})
+        quarantined = len(work.report.quarantined)
+        console.emit("summary", {"pending": len(sure), "perhaps": len(found) - len(sure), "quarantined": quarantined})
         return
+    rows = [
+        [f"{one.model} {one.duration}s" if one.duration else one.model, one.lane.exchange, one.symbol, one.partition,
+         one.rows, f"perhaps: {one.reason}" if one.perhaps else one.reason]
+        for one in found
+    ]  # fmt: skip
     if rows:
         click.echo(console.table(["model", "exchange", "symbol", "partition", "rows", "why"], rows))
-    silver = {one.lane for one in pending if one.model.layer == "silver"}
-    click.echo(f"{len(pending):,} partitions would be made" + ("; bars of new silver come on top." if silver else "."))
+    more = f", and perhaps {len(found) - len(sure):,} that follow them" if len(found) > len(sure) else ""
+    click.echo(f"{len(sure):,} partitions would be made{more}.")
+
+
+@main.command()
+@opt.data_options
+@opt.select_option
+@opt.lane_options
+@opt.durations_option
+@opt.json_option
+@opt.project_options
+def status(as_json: bool, **given: Any) -> None:
+    """Say how each lane stands.
+
+    \b
+    Examples:
+      daedalus status
+      daedalus status --data /srv/market --exchange binance
+      daedalus status --json
+
+    Per lane of silver: rows and hours that are in, the last clock, gaps (silences between books that are longer than
+    max_staleness), rows that were invalid or duplicates, segments in quarantine, and how many partitions, bars
+    included, are not up to date. Exit code 1 if a segment is in quarantine.
+    """
+    from daedalus_etl import console, outlook
+    from daedalus_etl.times import show_time
+
+    work = _run_of(given)
+    _refuse_unpublished(work)
+    found = outlook.standing(work.look(), work.selected, work.report)
+    for one in found if as_json else ():
+        last = show_time(one.last_clock) if one.last_clock is not None else None
+        names = {**vars(one.lane), "symbol": one.symbol, "source_symbol": one.lane.symbol}
+        console.emit("lane", {"model": one.model, **names, **one.counts, "last_clock": last})
+    for path, reason in work.report.quarantined:
+        if as_json:
+            console.emit("quarantined", {"segment": path, "reason": reason})
+    if as_json:
+        console.emit("summary", {"lanes": len(found), "quarantined": len(work.report.quarantined)})
+    else:
+        click.echo(console.standing(found, work.report))
+    click.get_current_context().exit(1 if work.report.quarantined else 0)
 
 
 # -- models ---------------------------------------------------------------------------------------------------
@@ -226,10 +304,9 @@ def compile_(all_lanes: bool, output: Path, **given: Any) -> None:
     from daedalus_etl import compile as compiled
     from daedalus_etl import console, lanes
 
-    given["full_refresh"] = False
     work = _run_of(given)
     work.tell = console.Lines()
-    work.look(remember=False)
+    work.look()
     compiler = compiled.Compiler(work)
     written: list[Path] = []
     for model in work.graph.select(work.selection.models):
@@ -465,9 +542,9 @@ def _demo_run(profile: Any, began: float) -> Any:
     from daedalus_etl import console
     from daedalus_etl.runner import Run, Selection
 
-    work = Run(profile, opt.graph_of(profile), Selection(), lambda *_: None)
+    work = Run(profile, opt.graph_of(profile), Selection(), lambda *_: None, opt.workers_of(None, profile))
     with console.teller(as_json=False) as tell:
-        tell.run, work.tell = work, tell
+        work.tell = tell
         report = work.run()
     console.note(
         f"{len(report.done):,} partitions made, {report.fresh:,} were up to date; "

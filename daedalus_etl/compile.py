@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from daedalus_etl import engine, kernels, lanes, models, silver
+from daedalus_etl import engine, kernels, lanes, models, plan, silver
+from daedalus_etl.audit import Span
+from daedalus_etl.catalog import Found
 from daedalus_etl.lanes import HOUR_US, Lane, partition_path
 from daedalus_etl.models import Context, Graph, Model
 from daedalus_etl.profiles import Profile
@@ -38,7 +40,8 @@ class Compiler:
     """Renders models for one lane as one span, from the lane's first segment up to --end."""
 
     def __init__(self, run: Run):
-        self.run, self.graph = run, run.graph
+        self.run, self.graph, self.scope = run, run.graph, run.scope
+        self._whole: dict[Lane, Found] = {}
         self.notes: list[str] = []
 
     def scripts(self, model: Model, lane: Lane) -> Iterator[Script]:
@@ -74,13 +77,13 @@ class Compiler:
     def _published(self, model: Model, lane: Lane, duration: int) -> tuple[list[str], dict[str, Any]]:
         """The silver files that a lane's bars need, and the span that they fill."""
         processed = self.run.profile.data.absolute() / "processed"
-        works = [(work, files) for work, _, _, files in self.run.gold_work(model, lane) if work.duration == duration]
-        paths = sorted({path for _, files in works for _, path in files})
+        days = [day for day in plan.gold(self.scope, model, lane) if day.duration == duration]
+        paths = sorted({path for day in days for path in day.paths})
         if paths:
             bound = {
-                "span_start_us": min(work.start for work, _ in works),
-                "span_end_us": max(work.end for work, _ in works),
-                "horizon_us": int(works[0][0].reason),
+                "span_start_us": min(day.start for day in days),
+                "span_end_us": max(day.end for day in days),
+                "horizon_us": max(day.horizon for day in days),
             }
             return [str(processed / path) for path in paths], bound
         silver_name = model.refs[0]
@@ -90,44 +93,60 @@ class Compiler:
         if note not in self.notes:
             self.notes.append(note)
         folder = processed / self.graph.models[silver_name].folder
-        hive = partition_path(lane.exchange, self.run.names[lane], 0, by="day").partition("/year=")[0]
+        hive = partition_path(lane.exchange, self.scope.names[lane], 0, by="day").partition("/year=")[0]
         return [f"{folder}/{hive}/**/*.parquet"], {}
 
     # -- what names stand for -----------------------------------------------------------------------------------
 
     def _values(self, lane: Lane) -> dict[str, Any]:
         end = self.run.selection.end
-        segments = [f for taken in self._lanes(lane) for _, f in self.run.there.segments.get(taken, ()) if f.rows]
-        own = [f for _, f in self.run.there.segments[lane] if f.rows]
-        first = min((f.min_clock for f in segments), default=0) // HOUR_US * HOUR_US
-        last = (max((f.max_clock for f in own), default=0) // HOUR_US + 1) * HOUR_US
+        spans = {taken: self._spans(taken) for taken in self._lanes(lane)}
+        first = min((s.min_clock for found in spans.values() for s in found), default=0) // HOUR_US * HOUR_US
+        last_clock = max((s.max_clock for s in spans[lane]), default=0)
+        last = (last_clock // HOUR_US + 1) * HOUR_US
         return {
             "exchange": lane.exchange,
-            "symbol": self.run.names[lane],
+            "symbol": self.scope.names[lane],
             "source_symbol": lane.symbol,
             "span_start_us": first,
             "span_end_us": min(last, end) if end is not None else last,
-            "horizon_us": self.run.horizon(lane),
+            "horizon_us": last_clock if end is None else plan.horizon(self.scope, lane),
             "price_unit": None,
         }
+
+    def _spans(self, lane: Lane) -> list[Span]:
+        return [span for _, facts in self._found(lane) if (span := facts.of(lane))]
+
+    def _found(self, lane: Lane) -> Found:
+        if lane not in self._whole:
+            self._whole[lane] = self.scope.there.of(lane).whole()
+        return self._whole[lane]
+
+    def _during(self, lane: Lane | None, start: int, end: int) -> Found:
+        """A lane's segments that may have a clock in [start, end) us, in segment order."""
+        return [
+            (segment, facts)
+            for segment, facts in (self._found(lane) if lane else ())
+            if (span := facts.of(lane)) and span.max_clock >= start and span.min_clock < end  # type: ignore[arg-type]
+        ]
 
     def _lanes(self, lane: Lane) -> Iterable[Lane]:
         """A lane and those that its models read beside it."""
         found = {lane}
         for model in self.graph.models.values():
             if model.layer == "silver" and model.channel == lane.channel:
-                found |= {taken for taken in self.run.inputs(model, lane).values() if taken}
+                found |= {taken for taken in self.scope.inputs(model, lane).values() if taken}
         return sorted(found)
 
     def _context(
         self, model: Model, lane: Lane, values: Mapping[str, Any], files: list[str] | None = None, **extra: Any
     ) -> Context:
         variables = {**self.run.profile.for_lane(lane.exchange, lane.symbol), "input_is_ordered": False, **extra}
-        inputs = self.run.inputs(model, lane) if model.layer == "silver" else {f"bronze.{lane.channel}": lane}
+        inputs = self.scope.inputs(model, lane) if model.layer == "silver" else {f"bronze.{lane.channel}": lane}
 
         def source(channel: str) -> str:
             taken = inputs.get(f"bronze.{channel}")
-            found = self.run.there.during(taken, values["span_start_us"], values["span_end_us"]) if taken else []
+            found = self._during(taken, values["span_start_us"], values["span_end_us"])
             paths = literal([lanes.literal(str(Path(s.path).absolute())) for s, _ in found])
             names = literal((taken or lane).exchange), literal((taken or lane).symbol)
             return engine.raw_relation(channel, names, found, paths)
@@ -148,7 +167,7 @@ class Compiler:
         try:
             for hour in range(values["span_start_us"], values["span_end_us"], HOUR_US):
                 behind = min(hour + HOUR_US, values["span_end_us"])
-                if not self.run.there.during(lane, hour, behind):
+                if not self._during(lane, hour, behind):
                     continue
                 span = {**values, "span_start_us": hour, "span_end_us": behind}
                 (statement,) = self.graph.render(bronze, self._context(bronze, lane, span))

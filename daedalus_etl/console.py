@@ -7,12 +7,14 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from daedalus_etl.runner import Report, Run
+    from daedalus_etl.outlook import Standing
+    from daedalus_etl.runner import Report
 
 EVERY = 5.0  # seconds between lines of progress where there is no terminal
 
@@ -39,18 +41,32 @@ def note(text: str) -> None:
     click.echo(text, err=True)
 
 
+@dataclass
+class Progress:
+    """One lane in one model, so far."""
+
+    rows: int = 0
+    partitions: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+    def __str__(self) -> str:
+        seconds = time.monotonic() - self.began
+        plural = "partition" if self.partitions == 1 else "partitions"
+        return f"{self.partitions:,} {plural}, {self.rows:,} rows, {self.rows / max(seconds, 1e-3):,.0f} rows/s"
+
+
 class Lines:
-    """A run told in lines on stderr: what is wrong at once, progress every few seconds and at each lane's end."""
+    """A run told in lines on stderr: what is wrong at once, progress every few seconds and at each lane's end. Several
+    lanes may be on their way at once."""
 
     def __init__(self, *, as_json: bool = False):
         self.as_json = as_json
-        self.run: Run | None = None
-        self._lane = ""
-        self._rows = self._partitions = self._segments = 0
-        self._began = self._said = time.monotonic()
+        self._lanes: dict[str, Progress] = {}
+        self._segments = 0
+        self._said = time.monotonic()
 
     def __call__(self, event: str, details: Mapping[str, Any]) -> None:
-        if self.as_json and event not in ("look", "lane", "walked"):
+        if self.as_json and event not in ("look", "lane", "lane_done", "walked", "planned", "fresh"):
             emit(event, details)
         told = getattr(self, f"on_{event}", None)
         if told is not None:
@@ -60,7 +76,7 @@ class Lines:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end_lane()
+        pass
 
     def say(self, text: str) -> None:
         note(text)
@@ -80,37 +96,38 @@ class Lines:
 
     def on_look(self, _: Mapping[str, Any]) -> None:
         self._segments += 1
-        if time.monotonic() - self._said > EVERY:
-            self._said = time.monotonic()
-            self.say(f"looking at bronze: {self._segments:,} new segments")
+        self._now_and_then(f"looking at bronze: {self._segments:,} new segments")
 
     def on_lane(self, details: Mapping[str, Any]) -> None:
-        self._end_lane()
-        self._lane = f"{details['model']} {details['lane'].partition(' ')[2]}"
-        self._rows = self._partitions = 0
-        self._began = self._said = time.monotonic()
+        self._lanes[_lane_of(details)] = Progress()
 
     def on_partition(self, details: Mapping[str, Any]) -> None:
-        self._rows += details.get("read", 0)
-        self._partitions += 1
-        if time.monotonic() - self._said > EVERY:
-            self._said = time.monotonic()
-            self.say(f"{self._lane}: {details['partition']}, {self._so_far()}")
+        lane = _lane_of(details)
+        progress = self._lanes.setdefault(lane, Progress())
+        progress.rows += details.get("read", 0)
+        progress.partitions += 1
+        self._now_and_then(f"{lane}: {details['partition']}, {progress}")
 
     def on_walked(self, details: Mapping[str, Any]) -> None:
+        self._now_and_then(f"{_lane_of(details)}: walking to the first hour, now at {details['partition']}")
+
+    def on_lane_done(self, details: Mapping[str, Any]) -> None:
+        lane = _lane_of(details)
+        progress = self._lanes.pop(lane, Progress())
+        if progress.partitions:
+            self.say(f"{lane}: {progress}")
+
+    def _now_and_then(self, text: str) -> None:
         if time.monotonic() - self._said > EVERY:
             self._said = time.monotonic()
-            self.say(f"{self._lane}: walking to the first hour, now at {details['partition']}")
+            self.say(text)
 
-    def _so_far(self) -> str:
-        seconds = time.monotonic() - self._began
-        plural = "partition" if self._partitions == 1 else "partitions"
-        return f"{self._partitions:,} {plural}, {self._rows:,} rows, {self._rows / max(seconds, 1e-3):,.0f} rows/s"
 
-    def _end_lane(self) -> None:
-        if self._partitions:
-            self.say(f"{self._lane}: {self._so_far()}")
-        self._partitions = 0
+def _lane_of(details: Mapping[str, Any]) -> str:
+    """model exchange symbol, from an event of a lane or of a partition."""
+    if "lane" in details:
+        return f"{details['model']} {details['lane'].partition(' ')[2]}"
+    return f"{details['model']} {details['exchange']} {details['source_symbol']}"
 
 
 class Bar(Lines):
@@ -129,8 +146,8 @@ class Bar(Lines):
         )  # fmt: skip
         self._task = self._progress.add_task("looking at bronze", total=None, rate="")
         self._start: float | None = None
-        self._done = 0
-        self._layers: tuple[str, ...] = ()
+        self._done = self._known = self._planned = self._lanes_to_plan = 0
+        self._layer = "silver"
 
     def __enter__(self) -> Bar:
         self._progress.start()
@@ -146,33 +163,38 @@ class Bar(Lines):
         self._segments += 1
         self._progress.update(self._task, description=f"looking at bronze: {self._segments:,} new segments")
 
-    def on_plan(self, _: Mapping[str, Any]) -> None:
-        if self.run is None:
-            return
-        rows = {"silver": 0, "gold": 0}
-        for work in self.run.pending():
-            rows[work.model.layer] = rows.get(work.model.layer, 0) + work.rows
+    def on_plan(self, details: Mapping[str, Any]) -> None:
         # gold follows silver, many times faster: it counts only where there is nothing else
-        self._layers = ("silver",) if rows["silver"] else ("gold",)
-        self._progress.update(self._task, total=rows[self._layers[0]] or None)
+        self._layer = "silver" if any(name.startswith("silver.") for name in details["models"]) else "gold"
+        self._lanes_to_plan = details["lanes"]
+
+    def on_planned(self, details: Mapping[str, Any]) -> None:
+        """Rows to make of one more lane; those to come are taken to be like the ones before."""
+        if not details["model"].startswith(self._layer):
+            return
+        self._planned += 1
+        self._known += details["rows"]
+        guess = self._known * max(self._lanes_to_plan, self._planned) // self._planned
+        self._progress.update(self._task, total=max(guess, self._done, 1))
 
     def on_lane(self, details: Mapping[str, Any]) -> None:
-        self._progress.update(self._task, description=f"{details['model']} {details['lane'].partition(' ')[2]}")
+        self._progress.update(self._task, description=_lane_of(details))
+
+    def on_lane_done(self, _: Mapping[str, Any]) -> None:
+        pass
 
     def on_partition(self, details: Mapping[str, Any]) -> None:
-        if details["model"].partition(".")[0] not in self._layers:
+        if not details["model"].startswith(self._layer):
             return
         now = time.monotonic()
         if self._start is None:
             self._start = now - details.get("seconds", 0)
         self._done += details.get("read", 0)
         rate = f"{self._done / max(now - self._start, 1e-3):,.0f} rows/s"
-        self._progress.update(self._task, completed=self._done, rate=rate)
+        self._progress.update(self._task, completed=self._done, rate=rate, description=_lane_of(details))
 
     def on_walked(self, details: Mapping[str, Any]) -> None:
-        self._progress.update(
-            self._task, description=f"{details['model']} {details['symbol']}: walking, {details['partition']}"
-        )
+        self._progress.update(self._task, description=f"{_lane_of(details)}: walking, {details['partition']}")
 
 
 def teller(*, as_json: bool) -> Lines:
@@ -185,6 +207,7 @@ def summary(report: Report, seconds: float) -> dict[str, Any]:
     return {
         "made": len(report.done),
         "fresh": report.fresh,
+        "recorded": report.recorded,
         "rows": sum(d.get("written", 0) for d in report.done),
         "failed": len(report.failed),
         "quarantined": len(report.quarantined),
@@ -209,12 +232,32 @@ def summary_text(report: Report, seconds: float) -> str:
         lines.append(table(["model", "lanes", "partitions", "rows"], rows))
     made = sum(sums[0] for sums in models.values())
     lines.append(f"{made:,} partitions made, {report.fresh:,} were up to date; {seconds:.1f} s.")
+    if report.stopped:
+        lines.append("It was asked to end early; the next run goes on from here.")
     for count, what in ((len(report.failed), "failed"), (len(report.quarantined), "quarantined")):
         if count:
             thing = ("model and lane" if count == 1 else "models and lanes") if what == "failed" else (
                 "segment" if count == 1 else "segments"
             )  # fmt: skip
             lines.append(f"{count:,} {thing} {what}: see above; all others are done.")
+    return "\n".join(lines)
+
+
+def standing(found: list[Standing], report: Report) -> str:
+    """How lanes stand, for people."""
+    from daedalus_etl.times import show_time
+
+    lines = []
+    if found:
+        names = ["rows", "hours", "gaps", "invalid", "duplicate", "quarantined", "stale"]
+        rows = [
+            [one.model, one.lane.exchange, one.symbol, *(one.counts[name] for name in names),
+             show_time(one.last_clock)[:19] if one.last_clock is not None else ""]
+            for one in found
+        ]  # fmt: skip
+        lines.append(table(["model", "exchange", "symbol", *names, "last clock"], rows))
+    lines += [f"Quarantined: {path}: {reason}" for path, reason in report.quarantined]
+    lines.append(f"{len(found):,} lanes, {len(report.quarantined):,} segments in quarantine.")
     return "\n".join(lines)
 
 

@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from daedalus_etl.audit import SCHEMAS, Facts, as_column
+from daedalus_etl.audit import SANITIZED, SCHEMAS, Facts, as_column
 from daedalus_etl.errors import DaedalusError
 from daedalus_etl.lanes import Lane, Segment, literal
+from daedalus_etl.limits import share_of
 from daedalus_etl.models import quote
 from daedalus_etl.profiles import Profile
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-SANITIZED = r"""regexp_replace({}, '[/\\:*?"<>|]', '-', 'g')"""
 
 
 def connect(memory_limit: int, temp: Path | None, threads: int = 1) -> duckdb.DuckDBPyConnection:
@@ -35,12 +34,23 @@ def connect(memory_limit: int, temp: Path | None, threads: int = 1) -> duckdb.Du
     return con
 
 
+def last_clock(paths: Sequence[str], before: int) -> int | None:
+    """The last clock of published rows before a moment, us; None if there is none."""
+    with duckdb.connect(":memory:") as con:
+        (clock,) = con.execute(
+            "select max(epoch_us(clock_ts)) from read_parquet($1, hive_partitioning = false) "
+            "where epoch_us(clock_ts) < $2",
+            [list(map(literal, paths)), before],
+        ).fetchall()[0]
+    return None if clock is None else int(clock)
+
+
 class Engine:
     """One lane's session: a main connection, and a second one that writes what a kernel streams."""
 
     def __init__(self, profile: Profile, temp: Path | None = None):
         self.profile = profile
-        self.con = connect(profile.memory_limit // max(profile.workers, 1), profile.temp_directory or temp)
+        self.con = connect(share_of(profile), profile.temp_directory or temp)
         self.writer = self.con.cursor()
         self._bound: dict[str, Any] = {}
 
@@ -166,7 +176,7 @@ def raw_relation(
                 found[name] = _wider(found[name], kind)
     columns = ",\n        ".join(as_column(name, kind, found.get(name)) for name, kind in schema.items())
     columns += "".join(f",\n        {expression} as {name}" for name, expression in more.items())
-    shared = any(len(facts.lanes) > 1 for _, facts in files)
+    shared = any(len(facts.spans) > 1 for _, facts in files)
     only = (
         f"\n    where {SANITIZED.format('exchange')} = {names[0]} and {SANITIZED.format('symbol')} = {names[1]}"
         if names is not None and shared

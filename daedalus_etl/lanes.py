@@ -9,10 +9,11 @@ import fnmatch
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 from daedalus_etl.errors import DaedalusError
 
@@ -126,13 +127,16 @@ def literal(path: str) -> str:
     return re.sub(r"([\[*?])", r"[\1]", path)
 
 
-def segments(root: Path, channel: str) -> Iterator[Segment]:
-    """Every *.parquet below a channel's root, folder by folder. Hidden and temporary files are left alone.
+def segments(
+    root: Path, channel: str, apart: Collection[str] = (), values: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Segment]:
+    """Every *.parquet below a folder, folder by folder, but not in the folders `apart`. Hidden and temporary files are
+    left alone.
 
-    A link, pipe or anything else that is no plain file is not followed. A file that goes between listing and stat is
-    not there.
+    values: what the path says before `root`. A link, pipe or anything else that is no plain file is not followed: its
+    size is -1. A file that goes between listing and stat is not there.
     """
-    stack: list[tuple[str, dict[str, str]]] = [(str(root), {})]
+    stack: list[tuple[str, dict[str, str]]] = [(str(root), dict(values))]
     while stack:
         folder, values = stack.pop()
         try:
@@ -144,11 +148,8 @@ def segments(root: Path, channel: str) -> Iterator[Segment]:
             if entry.name.startswith((".", "_")):
                 continue
             if entry.is_dir(follow_symlinks=False):
-                own = dict(values)
-                key, sign, value = entry.name.partition("=")
-                if sign and key in KEYS:
-                    own[key] = value
-                stack.append((entry.path, own))
+                if entry.path not in apart:
+                    stack.append((entry.path, {**values, **_partition_of(entry.name)}))
             elif entry.name.endswith(".parquet"):
                 try:
                     status = entry.stat(follow_symlinks=False)
@@ -157,6 +158,11 @@ def segments(root: Path, channel: str) -> Iterator[Segment]:
                 plain = entry.is_file(follow_symlinks=False)
                 size, mtime = (status.st_size, status.st_mtime_ns) if plain else (-1, 0)
                 yield Segment(entry.path, channel, size, mtime, values)
+
+
+def _partition_of(name: str) -> dict[str, str]:
+    key, sign, value = name.partition("=")
+    return {key: value} if sign and key in KEYS else {}
 
 
 # -- names ----------------------------------------------------------------------------------------------------

@@ -273,16 +273,19 @@ class Graph:
             raise UsageError(f"cannot be rendered: {error}", f"{model.path}{f':{line}' if line else ''}") from error
         return _statements(text)
 
-    def digest(self, model: Model) -> str:
-        """Of the model's text, of all macros, and of the models that it reads inside its own SQL."""
-        h = hashlib.sha256()
-        names = [model.name, *(r for r in model.refs if r.startswith("bronze."))]
-        for name in names:
-            h.update(self.models[name].text.encode() + b"\0")
+    def digests(self, model: Model) -> dict[str, str]:
+        """Of the texts that make a model's rows: its own, those of the models that it reads inside its own SQL, and all
+        macros."""
+        texts = {
+            f"sql/{self.models[name].layer}/{self.models[name].path.name}": self.models[name].text
+            for name in (model.name, *(r for r in model.refs if r.startswith("bronze.")))
+        }
+        macros = hashlib.sha256()
         for name in sorted(self._env.list_templates(extensions=["sql"])):
             assert self._env.loader is not None
-            h.update(self._env.loader.get_source(self._env, name)[0].encode() + b"\0")
-        return h.hexdigest()[:16]
+            macros.update(self._env.loader.get_source(self._env, name)[0].encode() + b"\0")
+        found = {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in texts.items()}
+        return {**found, "macros": macros.hexdigest()[:16]}
 
 
 def _statements(text: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -125,6 +126,15 @@ durations_option = click.option(
     metavar="SECONDS",
     help="Bars of these durations, for example 60,300; the same as --var bar_durations=60,300.",
 )
+refresh_option = click.option(
+    "--full-refresh", is_flag=True, help="Make what is selected again, even if nothing has changed."
+)
+workers_option = click.option(
+    "--workers",
+    metavar="N|auto",
+    help="Processes that make lanes in parallel, all within the profile's memory limit; auto: as cores and memory "
+    "allow.  [default: the profile's]",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout.")
 
 
@@ -138,6 +148,19 @@ def profile_of(given: Mapping[str, Any]) -> Profile:
     profile = profiles.load(given.get("profile"), project_folder(given.get("project")), overrides)
     data = given.get("data")
     return profile.with_data(str(data) if data else None, given.get("source"))
+
+
+def workers_of(text: str | None, profile: Profile) -> int:
+    """How many processes --workers means. Raises UsageError."""
+    from daedalus_etl import limits
+
+    if text is None:
+        return profile.workers
+    if text == "auto":
+        return limits.workers_for(profile, len(os.sched_getaffinity(0)))
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 256):
+        raise UsageError(f"{text!r} is neither auto nor a number from 1 to 256", "--workers")
+    return int(text)
 
 
 def project_folder(named: Path | None) -> Path | None:

@@ -246,7 +246,7 @@ def _instruments(entries: Any, where: str) -> tuple[Mapping[str, Any], ...]:
             if key in GLOBAL_ONLY:
                 raise UsageError(f"{key} cannot be set for some lanes only", f"{where}: instruments")
             clean[key] = check_variable(key, value, f"{where}: instruments")
-        out.append(MappingProxyType(clean))
+        out.append(clean)
     return tuple(out)
 
 
@@ -311,9 +311,7 @@ def load(
         variables[key] = check_variable(key, value, f"--var {key}")
     if variables["fill_gaps"] and not variables["resample_frequency"]:
         print("warning: fill_gaps has no effect without resample_frequency", file=sys.stderr)
-    return Profile(
-        name=wanted, variables=MappingProxyType(variables), instruments=instruments, projects=tuple(folders), **settings
-    )
+    return Profile(name=wanted, variables=variables, instruments=instruments, projects=tuple(folders), **settings)
 
 
 def parse_override(text: str) -> tuple[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from daedalus_etl import models, publish
+from daedalus_etl import ledger, models
 from daedalus_etl.audit import Facts
 from daedalus_etl.engine import Engine, batches
 from daedalus_etl.errors import DaedalusError
@@ -68,7 +68,7 @@ class Walk:
             )
             kept[f"carry:{name}"] = _arrow_bytes(table)
         if self.kernel is not None:
-            kept["kernel"] = publish.arrays_to_bytes(self.kernel.save())
+            kept["kernel"] = ledger.arrays_to_bytes(self.kernel.save())
         if self.price_unit is not None:
             kept["price_unit"] = self.price_unit.hex().encode()
         return kept
@@ -80,15 +80,44 @@ class Walk:
                 self.engine.load_arrow(_carried(relation), _arrow_table(blob))
                 self._has_carry.add(relation)
         if self.kernel is not None and "kernel" in kept:
-            self.kernel.load(publish.arrays_from_bytes(kept["kernel"]))
+            self.kernel.load(ledger.arrays_from_bytes(kept["kernel"]))
         if "price_unit" in kept:
             self._fix_unit(float.fromhex(kept["price_unit"].decode()))
+
+    def forget(self) -> None:
+        """Begin anew, as at the lane's first row."""
+        for name in self.inputs:
+            self.engine.drop(_carried(name))
+        self._has_carry.clear()
+
+    def rows_in(self, start: int, end: int, files: Files) -> int:
+        """How many rows of the lane's own channel files hold in [start, end) us, duplicates and all."""
+        self.engine.bind(span_start_us=start, span_end_us=end, horizon_us=end)
+        name = f"bronze.{self.model.channel}"
+        return int(self.engine.row(f"select count(*) from ({self._bronze(name, files)}) where not is_context")[0])
 
     def _fix_unit(self, unit: float) -> None:
         self.price_unit = unit
         self.engine.bind(price_unit=unit)
 
     # -- one hour ---------------------------------------------------------------------------------------------
+
+    def content(self, start: int, end: int, files: Files) -> list[tuple[Any, ...]]:
+        """What the inputs of the hour [start, end) us come to without their duplicates: equal for equal rows in equal
+        order, of which later hours remember the same. The walk stands before the hour, and stays there."""
+        self.engine.bind(span_start_us=start, span_end_us=end, horizon_us=end)
+        found: list[tuple[Any, ...]] = []
+        for name in self.inputs:
+            self.engine.table("content", self._bronze(name, files))
+            rows = "select hash(r) as h from (select * exclude (segment, position) from content where {}) as r"
+            kept = rows.format("not is_context and not is_duplicate")
+            again = rows.format("not is_context and is_duplicate and not is_copy").replace(
+                "exclude (", "exclude (lane_order, "
+            )
+            parts = (kept, again) if self._remembers(name) else (kept,)
+            found += [self.engine.row(f"select count(*), bit_xor(h), sum(h::hugeint) from ({part})") for part in parts]
+        self.engine.drop("content")
+        return found
 
     def step(self, start: int, end: int, horizon: int, files: Files, target: Path | None) -> dict[str, int]:
         """Take the hour [start, end) us in; write its rows to `target` unless it is None. Returns the counts."""
@@ -157,20 +186,32 @@ class Walk:
             self.engine.table(_table(name), self._bronze(name, files))
 
     def _carry_over(self, name: str, end: int) -> None:
-        """Keep the rows that later hours look back on, and the last valid one before them, of whatever age."""
+        """Keep the rows that later hours look back on, and the last valid one before them, of whatever age.
+
+        In one form, whatever else the hour held: where a row lay, and its place among rows that are gone, are left out.
+        """
         edge = end - round(self.looks_back[name] * US)
+        copies = "is_copy" if self._remembers(name) else "true"
         self.engine.table(
             _carried(name) + "_next",
-            f"""select * from {_table(name)}
-            where clock_us > {edge} or (clock_us, lane_order) = (
+            f"""select * replace (
+                true as is_context, 0::ubigint as segment, 0::bigint as position,
+                row_number() over (order by clock_us, is_duplicate, lane_order, segment, position) - 1 as lane_order
+            )
+            from {_table(name)}
+            where not (is_duplicate and {copies}) and (clock_us > {edge} or (clock_us, lane_order) = (
                 select (clock_us, lane_order) from {_table(name)}
                 where is_valid and not is_duplicate and clock_us <= {edge}
                 order by clock_us desc, lane_order desc limit 1
-            ) and not is_duplicate""",
+            ) and not is_duplicate)""",
         )
         self.engine.drop(_carried(name))
         self.engine.con.execute(f"alter table {_carried(name)}_next rename to {_carried(name)}")
         self._has_carry.add(name)
+
+    def _remembers(self, name: str) -> bool:
+        """Do later hours look for duplicates among this input's rows? Exact copies (is_copy) tell them nothing."""
+        return bool(self.graph.config_for(self.graph.models[name], self.variables).get("looks_back", 0))
 
     # -- the stream -------------------------------------------------------------------------------------------
 
@@ -190,7 +231,7 @@ class Walk:
             if name in self.inputs
         }
         self.kernel.start_partition()
-        seen: dict[str, Any] = {"rows": 0, "invalid": 0, "overflow": 0, "last": None}
+        seen: dict[str, Any] = {"rows": 0, "invalid": 0, "overflow": 0, "gaps": 0, "last": None}
         extra = [pa.field(name, pa.float64()) for name in self.kernel.columns]
         schema = pa.schema([*reader.schema, *extra])
         stream = self._walked(reader, beside, schema, seen)
@@ -208,6 +249,7 @@ class Walk:
             raise AssertionError("rows were left in the kernel's stream")
         if beside:
             self.kernel.finish({name: rows.rest() for name, rows in beside.items()})
+        counts["gaps"] = seen["gaps"]
         if self.streamed is not None:
             counts["invalid"], counts["overflow"] = seen["invalid"], seen["overflow"]
             counts["duplicate"] = counts["read"] - seen["rows"]
@@ -235,6 +277,8 @@ class Walk:
             seen["invalid"] += batch.num_rows - int(columns["is_valid"].sum())
             if "is_sound" in batch.schema.names:  # a user's model need not say it
                 seen["overflow"] += int((_numpy(batch.column("is_sound"), pc) & ~columns["is_valid"]).sum())
+            if "is_gap" in self.kernel.columns:
+                seen["gaps"] += int((out[self.kernel.columns.index("is_gap")] == 1).sum())
             seen["last"] = until
             added = [pa.array(row, from_pandas=True) for row in out]
             yield pa.RecordBatch.from_arrays([*batch.columns, *added], schema=schema)
@@ -321,11 +365,11 @@ class Beside:
             self._done = True
             if self._rows is None:
                 schema = self._reader.schema
-                self._rows = {n: np.empty(0, schema.field(n).type.to_pandas_dtype()) for n in self.columns}
+                self._rows = {n: _fixed(np.empty(0, schema.field(n).type.to_pandas_dtype())) for n in self.columns}
             return
         new = {name: _numpy(batch.column(name), pc) for name in self.columns}
         if self._rows is not None and len(self._rows[self.columns[0]]):
-            new = {name: np.concatenate([self._rows[name], values]) for name, values in new.items()}
+            new = {name: _fixed(np.concatenate([self._rows[name], values])) for name, values in new.items()}
         self._rows = new
 
 
@@ -337,7 +381,13 @@ def _numpy(column: Any, pc: Any) -> Any:
         if not pa.types.is_floating(column.type):
             raise AssertionError(f"NULL in a column of type {column.type}")
         column = pc.fill_null(column, float("nan"))
-    return column.to_numpy(zero_copy_only=False)
+    return _fixed(column.to_numpy(zero_copy_only=False))
+
+
+def _fixed(values: Any) -> Any:
+    """Read-only, whether Arrow's memory or a copy: numba compiles a kernel again for arrays that can be written."""
+    values.flags.writeable = False
+    return values
 
 
 def _table(name: str) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import duckdb
 
-from daedalus_etl import catalog, engine, lanes
+from daedalus_etl import audit, catalog, engine, lanes
 from daedalus_etl.errors import DaedalusError, UsageError
 from daedalus_etl.lanes import CHANNELS
 from daedalus_etl.models import Context, Graph, Model
@@ -77,21 +77,28 @@ class Views:
         channels = {model.channel for model in models} & set(CHANNELS)
         if not channels:
             return lambda _: ""
-        there = catalog.build(self.profile, catalog.roots(self.profile), channels.__contains__, remember=False)
-        if there.quarantined:
-            left = len(there.quarantined)
-            self._notes.append(f"{left} bronze segments cannot be used and are left out: `daedalus check` lists them.")
+        folders = {c: folder for c, folder in catalog.roots(self.profile).items() if c in channels}
+        with catalog.opened(self.profile, folders, remember=False) as there:
+            lanes_there = there.survey().lanes
+            found = {
+                channel: {
+                    s.path: (s, f) for lane in lanes_there if lane.channel == channel for s, f in there.of(lane).whole()
+                }
+                for channel in channels
+            }
+        if there.bad:
+            self._notes.append(
+                f"{len(there.bad)} bronze segments cannot be used and are left out: `daedalus check` lists them."
+            )
 
         def relation(model: Model) -> str:
             if model.channel not in channels:
                 return ""
-            files = {
-                s.path: (s, f) for lane in there.lanes if lane.channel == model.channel for s, f in there.segments[lane]
-            }
+            files = found[model.channel]
             self._bind(model, list(files))
             if not files:
                 self._unpublished.append(model.name)
-            more = {name: engine.SANITIZED.format(name) for name in ("exchange", "symbol")} | {"filename": "filename"}
+            more = {name: audit.SANITIZED.format(name) for name in ("exchange", "symbol")} | {"filename": "filename"}
             made = engine.raw_relation(model.channel, None, list(files.values()), _bound(model), more)
             return f"(select exchange, symbol, * exclude (exchange, symbol, segment, position) from {made})"
 

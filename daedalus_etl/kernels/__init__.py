@@ -36,6 +36,21 @@ def _use_cache() -> None:
 _use_cache()
 
 
+def is_warm(names: tuple[str, ...]) -> bool:
+    """Was `mark_warm` called for these kernels, as they are now?"""
+    return _stamp(names).is_file()
+
+
+def mark_warm(names: tuple[str, ...]) -> None:
+    """Note that these kernels are compiled, and on disk."""
+    _stamp(names).parent.mkdir(parents=True, exist_ok=True)
+    _stamp(names).touch()
+
+
+def _stamp(names: tuple[str, ...]) -> Path:
+    return Path(os.environ["NUMBA_CACHE_DIR"]) / f"warm-{digest()}-{'-'.join(sorted(names))}"
+
+
 def load(name: str, folders: tuple[Path, ...] = ()) -> type:
     """The kernel class called `name`: `<name>.py` in one of `folders`, else ours.
 

@@ -40,6 +40,9 @@ class Kernel:
     def finish(self, beside: dict[str, dict[str, np.ndarray]]) -> None:
         """Take what is left beside at the end of a partition."""
 
+    def warm(self) -> None:
+        """Compile whatever is compiled, so that processes that start later find it on disk. Override it if you like."""
+
     def save(self) -> dict[str, np.ndarray]:
         """The whole state as named arrays, in one canonical form."""
         raise NotImplementedError

@@ -26,6 +26,7 @@ class OrderBookKernel(base.Kernel):
     version = book.VERSION
 
     def __init__(self, variables):
+        super().__init__(variables)
         self.windows = tuple(variables["rolling_windows"])
         self.depth = min(int(variables["ofi_levels"]), int(variables["levels"]))
         self.max_staleness = round(variables["max_staleness"] * US)
@@ -100,6 +101,21 @@ class OrderBookKernel(base.Kernel):
         self._grow(0, len(trades.order))
         taken = flow.take(self.f[0], self.deals, self.bucket, self.volume, np.iinfo(np.int64).max, 0, trades)
         self._check(taken)
+
+    def warm(self):
+        """Walk an invalid book and a trade, as Arrow gives them: read-only."""
+        whole = ("lane_order", "clock_us", "origin_us")
+        kinds = dict.fromkeys(whole, np.int64) | {"is_valid": np.bool_, "direction": np.int8}
+        columns: dict[str, np.ndarray] = {}
+        for name in (*self.reads(), *TRADE_COLUMNS):
+            columns[name] = np.zeros(1, kinds.get(name, np.float64))
+            columns[name].flags.writeable = False
+        trade = {"bronze.trades": {name: columns[name] for name in TRADE_COLUMNS}}
+        kernel = OrderBookKernel(self.variables)
+        kernel.advance({name: columns[name] for name in self.reads()}, trade)
+        kernel.start_partition()
+        kernel.finish(trade)
+        kernel.load(kernel.save())
 
     @staticmethod
     def _check(taken):

@@ -1,0 +1,22 @@
+"""How a profile's memory limit is shared among the processes of a run. Imports no engine."""
+
+from __future__ import annotations
+
+from daedalus_etl.profiles import Profile
+
+# What a process takes beside DuckDB's own memory: Python, pyarrow, numba, and what DuckDB needs beyond its limit while
+# it writes wide rows; and the process that only hands out lanes (docs/performance.md). Bytes.
+BESIDE = 320_000_000
+HANDING_OUT = 60_000_000
+LEAST = 100_000_000  # DuckDB needs so much for real data; a profile that leaves less is gone beyond
+
+
+def share_of(profile: Profile) -> int:
+    """DuckDB's memory limit in one of a profile's processes, bytes: all of them together stay under the profile's."""
+    return max((profile.memory_limit - HANDING_OUT) // max(profile.workers, 1) - BESIDE, LEAST)
+
+
+def workers_for(profile: Profile, cores: int) -> int:
+    """As many processes as there are cores, and as the memory limit has room for."""
+    room = (profile.memory_limit - HANDING_OUT) // (BESIDE + LEAST)
+    return max(1, min(cores, room))

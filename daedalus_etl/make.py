@@ -1,0 +1,393 @@
+"""Makes what the plan says: a lane's hours of silver, one after the other, and its days of bars.
+
+One lane in one model is walked in order, from the newest state that is still true. A replay stops at the first hour
+that begins in the state that its record names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from daedalus_etl import audit, files, kernels, lanes, ledger, plan
+from daedalus_etl.catalog import Found
+from daedalus_etl.engine import Engine
+from daedalus_etl.errors import DaedalusError
+from daedalus_etl.lanes import HOUR_US, Lane
+from daedalus_etl.ledger import Record
+from daedalus_etl.models import Context, Model
+from daedalus_etl.plan import Day, Scope, Step
+from daedalus_etl.silver import Walk
+
+Listener = Callable[[str, Mapping[str, Any]], None]  # event, details
+TRIES = 5  # of a lane whose bronze changes while it is read
+
+
+class _ChangedError(Exception):
+    """Bronze is not what the plan saw: plan again."""
+
+
+class _StoppedError(Exception):
+    """The run is to end, before it came to the first partition to make."""
+
+
+class Maker:
+    """Makes lanes of a scope. `tell` hears of each event; between partitions `stopping` is asked whether to go on."""
+
+    def __init__(self, scope: Scope, temp: Path, tell: Listener, stopping: Callable[[], bool] = lambda: False):
+        self.scope, self.temp, self.tell, self.stopping = scope, temp, tell, stopping
+
+    def lane(self, lane: Lane) -> None:
+        """Bring one lane up to date in all chosen models. What goes wrong is told, and stays with the model."""
+        for model in self.scope.models_of(lane):
+            if self.stopping():
+                return
+            what = {"model": model.name, "lane": str(lane)}
+            self.tell("lane", what)
+            try:
+                self._model(model, lane)
+            except _StoppedError:
+                return
+            except Exception as error:  # noqa: BLE001  # whatever it is: the other lanes go on, and the exit code says so
+                text = str(error) or type(error).__name__
+                self.tell("failed", {**what, "error": text})
+            self.tell("lane_done", what)
+
+    def _model(self, model: Model, lane: Lane) -> None:
+        for last in (*[False] * (TRIES - 1), True):
+            try:
+                if model.layer == "gold":
+                    _Bars(self, model, lane).make()
+                else:
+                    _Hours(self, model, lane).make()
+                return
+            except _ChangedError as change:
+                if last:
+                    raise DaedalusError(
+                        f"changes while it is read: {change}", f"{model.name} {lane}", "Run again when it is quiet."
+                    ) from None
+                self.scope.there.forget()
+
+    def done(self, model: Model, lane: Lane, made: Record, seconds: float, **more: Any) -> None:
+        """Tell of a partition."""
+        self.tell("partition" if made.written else "walked", {
+            "model": model.name, "exchange": lane.exchange, "symbol": made.symbol, "source_symbol": lane.symbol,
+            "partition": made.partition, **more, **made.counts, "seconds": round(seconds, 3),
+        })  # fmt: skip
+
+    def staged(self, model: Model, lane: Lane, partition: str) -> Path:
+        return self.temp / f"{os.getpid()}-{model.name}-{short(str(lane))}-{partition}.parquet.part"
+
+
+class _Hours:
+    """One lane's hours of silver."""
+
+    def __init__(self, maker: Maker, model: Model, lane: Lane):
+        self.maker, self.scope, self.model, self.lane = maker, maker.scope, model, lane
+        self.ledger = self.scope.ledger(model, lane)
+        self.code = self.scope.code(model)
+        self.variables = self.scope.variables(lane)
+        self.taken = self.scope.inputs(model, lane)
+        self.channels = {t.channel: t for t in self.taken.values() if t is not None}
+        self.steps: list[Step] = []
+        self.true: dict[int, Record] = {}  # the records that are true of now, by the step's place
+        self.at = -1  # the walk stands at the end of this step
+        self.walk: Walk | None = None
+        self.engine: Engine | None = None
+
+    def make(self) -> None:
+        self.steps = plan.silver(self.scope, self.model, self.lane)
+        for step in self.steps:
+            if step.record is not None:
+                self.ledger.remove_obsolete(step.record)
+        self._say_what_is_lost()
+        ahead = max((k for k, step in enumerate(self.steps) if step.wanted), default=-1) + 1
+        pending = [step for step in self.steps[:ahead] if step.reason and not step.frozen]
+        self.maker.tell("planned", {"model": self.model.name, "rows": sum(step.rows for step in pending)})
+        try:
+            self._go(ahead)
+        finally:
+            if self.engine is not None:
+                self.engine.close()
+
+    def _say_what_is_lost(self) -> None:
+        lost = [step.partition for step in self.steps if step.frozen]
+        stale = [step.partition for step in self.steps if step.frozen and step.reason]
+        if lost:
+            text = f"{self.model.name} {self.lane}: bronze of {_listed(lost)} is deleted or cannot be read any more; "
+            self.scope.warn(text + "what was published of it stays.")
+        if stale:
+            self.scope.warn(f"{self.model.name} {self.lane}: {_listed(stale)} would be made again, but cannot be.")
+
+    def _go(self, ahead: int) -> None:
+        ended = ledger.NOTHING
+        anew = False  # behind lost bronze a lane may have begun anew
+        fresh = 0
+        for k, step in enumerate(self.steps[:ahead]):
+            record = step.record
+            if record is not None and (
+                step.frozen or ((not step.reason or _is_only_chained(step)) and (record.start == ended or anew))
+            ):
+                ended, anew = record.end, step.frozen
+                fresh += 1
+                if not step.frozen:
+                    self.true[k] = self._renewed(step) if step.touched else record
+                continue
+            if self.maker.stopping():
+                break
+            ended, anew = self._hour(k, ended), False
+        self.maker.tell("fresh", {"count": fresh})
+
+    def _renewed(self, step: Step, extra: int = 0) -> Record:
+        """The record of a partition that is in, for what its folders show now. extra: rows that are all duplicates."""
+        assert step.record is not None
+        found = self._found(step)
+        counts = dict(step.record.counts)
+        if extra:
+            counts["read"] += extra
+            counts["duplicate"] += extra
+        record = replace(step.record, listing=step.listing, aside=self._aside(step, found), counts=counts)
+        return self.ledger.commit(record, plan.inputs_of(self.scope, found, self.channels))
+
+    def _found(self, step: Step) -> dict[str, Found]:
+        return self.scope.segments(self.model, self.lane, step.start // HOUR_US)
+
+    def _aside(self, step: Step, found: Mapping[str, Found]) -> int:
+        hour = step.start // HOUR_US
+        listed = sum(len(self.scope.there.of(taken).listing(hour)) for taken in self.channels.values())
+        return listed - sum(len(segments) for segments in found.values())
+
+    # -- the walk ---------------------------------------------------------------------------------------------
+
+    def _stand(self, k: int) -> Walk:
+        """The walk at the beginning of step k, from the newest kept state that is true."""
+        if self.walk is not None and self.at == k - 1:
+            return self.walk
+        if self.engine is None:
+            self.engine = Engine(self.scope.profile, self.maker.temp)
+        kernel = None
+        if "kernel" in self.model.config:
+            kernel = kernels.load(self.model.config["kernel"], self.scope.folders)(self.variables)
+        symbol = self.scope.names[self.lane]
+        self.walk = Walk(
+            self.engine, self.scope.graph, self.model, self.lane, symbol, self.variables, self.taken, kernel
+        )
+        self.at = k - 1
+        while self.at >= 0:
+            step, record = self.steps[self.at], self.true.get(self.at)
+            if step.frozen:
+                record = step.record if step.record is not None and dict(step.record.code) == self.code else None
+            state = self.ledger.load_state(record) if record is not None else None
+            if state is not None:
+                self.walk.load(state)
+                break
+            if step.frozen:
+                self.scope.warn(
+                    f"{self.model.name} {self.lane}: the state at the end of {step.partition} is not kept, and its "
+                    "bronze is gone; what follows begins anew."
+                )
+                self.walk.forget()
+                break
+            self.at -= 1
+        while self.at < k - 1:
+            if self.maker.stopping():
+                raise _StoppedError
+            self.at += 1
+            self._take_in(self.steps[self.at], None)
+        return self.walk
+
+    def _take_in(self, step: Step, target: Path | None) -> tuple[dict[str, int], dict[str, Found]]:
+        """Walk over an hour. Raises _ChangedError if its bronze is not what was planned with."""
+        assert self.walk is not None
+        found = self._found(step)
+        try:
+            counts = self.walk.step(step.start, step.end, self._horizon(step), found, target)
+        except duckdb.Error:
+            if self._put_culprits_aside(found):
+                raise _ChangedError(f"a segment of {step.partition}") from None
+            raise
+        for segments in found.values():
+            for segment, _ in segments:
+                if _key(segment.path) != segment.key:
+                    raise _ChangedError(self.scope.describe(segment.path))
+        return counts, found
+
+    def _horizon(self, step: Step) -> int:
+        """Resampled, the grid is proved up to here; otherwise nothing asks."""
+        return min(step.end, step.until)
+
+    def _put_culprits_aside(self, found: Mapping[str, Found]) -> bool:
+        """After an error: read the hour's segments one by one, and put aside those that cannot be read."""
+        changed = False
+        with duckdb.connect(":memory:") as con:
+            for channel, segments in found.items():
+                for segment, facts in segments:
+                    if _key(segment.path) != segment.key:
+                        changed = True
+                        continue
+                    reason = audit.is_unreadable(con, segment, facts)
+                    if reason:
+                        self.scope.there.of(self.channels[channel]).refuse(segment, reason)
+                        changed = True
+        return changed
+
+    # -- one hour ---------------------------------------------------------------------------------------------
+
+    def _hour(self, k: int, ended: str) -> str:
+        """Make an hour; returns the digest of the lane's state at its end."""
+        step = self.steps[k]
+        before = step.record
+        began = time.perf_counter()
+        walk = self._stand(k)
+        if step.added and before is not None and before.start == ended and self._adds_nothing(step, walk):
+            known = {i.path for i in self.ledger.inputs(before)}
+            own = self._found(step)[self.lane.channel]
+            extra = sum(self._rows_in(s, f, step) for s, f in own if self.scope.describe(s.path) not in known)
+            self.true[k] = self._renewed(step, extra)
+            self.maker.tell("recorded", {"model": self.model.name, "lane": str(self.lane), "partition": step.partition})
+            self.walk = None  # it stands before the hour
+            return before.end
+        staged = self.maker.staged(self.model, self.lane, step.partition) if step.wanted else None
+        counts, found = self._take_in(step, staged)
+        self.at = k
+        state = walk.save()
+        if not step.wanted and before is not None and before.written:
+            return files.digest(ledger.pack(state))  # outside --start: what is published of it stays as it is
+        symbol = self.scope.names[self.lane]
+        target = ""
+        if staged is not None and counts["written"]:
+            name = f"{step.partition}-{short(self.lane.symbol)}.parquet"
+            target = f"{self.model.folder}/{lanes.partition_path(self.lane.exchange, symbol, step.start)}/{name}"
+        elif staged is not None:
+            files.remove(staged)
+        last = counts.pop("max_clock", None)
+        record = Record(
+            step.partition, symbol, self.code,
+            plan.plain(self.scope.graph.variables_of(self.model, self.variables)),
+            {name: taken.symbol if taken else "" for name, taken in self.taken.items() if taken != self.lane},
+            ended, "", step.until, step.listing, self._aside(step, found), (), step.wanted, counts, last,
+        )  # fmt: skip
+        inputs = plan.inputs_of(self.scope, found, self.channels)
+        self.true[k] = self.ledger.commit(record, inputs, staged if target else None, target, state)
+        self.maker.done(self.model, self.lane, self.true[k], time.perf_counter() - began)
+        return self.true[k].end
+
+    def _adds_nothing(self, step: Step, walk: Walk) -> bool:
+        """Are all rows of the segments that came since duplicates of what was there?"""
+        assert step.record is not None
+        found = self._found(step)
+        known = {i.path for i in self.ledger.inputs(step.record)}
+        before = {c: [(s, f) for s, f in there if self.scope.describe(s.path) in known] for c, there in found.items()}
+        try:
+            now = walk.content(step.start, step.end, found)
+            return now == walk.content(step.start, step.end, before)
+        except duckdb.Error:
+            if self._put_culprits_aside(found):
+                raise _ChangedError(f"a segment of {step.partition}") from None
+            raise
+
+    def _rows_in(self, segment: lanes.Segment, facts: audit.Facts, step: Step) -> int:
+        """A segment's rows of the lane in an hour."""
+        span = facts.of(self.lane)
+        assert span is not None
+        if len(span.hours) == 1 and span.max_clock < step.end:
+            return span.rows
+        assert self.walk is not None
+        return self.walk.rows_in(step.start, step.end, {self.lane.channel: [(segment, facts)]})
+
+
+class _Bars:
+    """One lane's days of bars."""
+
+    def __init__(self, maker: Maker, model: Model, lane: Lane):
+        self.maker, self.scope, self.model, self.lane = maker, maker.scope, model, lane
+
+    def make(self) -> None:
+        days = list(plan.gold(self.scope, self.model, self.lane))
+        pending = [day for day in days if day.reason]
+        for day in days:
+            if day.record is not None:
+                self.scope.ledger(self.model, self.lane, day.duration).remove_obsolete(day.record)
+        self.maker.tell("planned", {"model": self.model.name, "rows": sum(day.rows for day in pending)})
+        self.maker.tell("fresh", {"count": len(days) - len(pending)})
+        if not pending:
+            return
+        engine = Engine(self.scope.profile, self.maker.temp)
+        try:
+            for day in pending:
+                if self.maker.stopping():
+                    return
+                self._day(day, engine)
+        finally:
+            engine.close()
+
+    def _day(self, day: Day, engine: Engine) -> None:
+        began = time.perf_counter()
+        processed = self.scope.profile.data / "processed"
+        for path in day.paths:
+            if not (processed / path).is_file():
+                raise DaedalusError("is gone", str(processed / path), f"Make it again: --select +{self.model.name}.")
+        symbol = self.scope.names[self.lane]
+        engine.bind(
+            exchange=self.lane.exchange, symbol=symbol, source_symbol=self.lane.symbol,
+            span_start_us=day.start, span_end_us=day.end, horizon_us=day.horizon,
+            silver_files=[lanes.literal(str(processed / path)) for path in day.paths],
+        )  # fmt: skip
+        written, staged = 0, None
+        if day.paths:
+            staged = self.maker.staged(self.model, self.lane, f"{day.duration}s-{day.partition}")
+            written = engine.copy(self._sql(day, engine), staged)
+            if not written:
+                files.remove(staged)
+        folder = f"{self.model.folder}/{day.duration}s" if day.duration else self.model.folder
+        place = lanes.partition_path(self.lane.exchange, symbol, day.start, by="day")
+        record = Record(
+            day.partition, symbol, self.scope.code(self.model),
+            plan.plain(self.scope.graph.variables_of(self.model, self.scope.variables(self.lane))), {},
+            day.silver, "", day.until, "", counts={"read": day.rows, "written": written},
+        )  # fmt: skip
+        target = f"{folder}/{place}/{day.partition}-{short(self.lane.symbol)}.parquet"
+        made = self.scope.ledger(self.model, self.lane, day.duration).commit(
+            record, (), staged if written else None, target
+        )
+        more = {"duration": day.duration} if day.duration else {}
+        self.maker.done(self.model, self.lane, made, time.perf_counter() - began, **more)
+
+    def _sql(self, day: Day, engine: Engine) -> str:
+        variables = {**self.scope.variables(self.lane), "bar_duration_sec": day.duration}
+        silver = "read_parquet(getvariable('silver_files'), hive_partitioning = false)"
+        (statement,) = self.scope.graph.render(
+            self.model, Context(variables, lambda _: silver, lambda _: "", engine.bound)
+        )
+        return statement
+
+
+def _is_only_chained(step: Step) -> bool:
+    """Is what came before it all that speaks for making it again? That may have come out as it was."""
+    return step.reason == plan.CHAINED
+
+
+def _key(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path, follow_symlinks=False)
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def _listed(partitions: list[str]) -> str:
+    if len(partitions) == 1:
+        return partitions[0]
+    return f"{len(partitions)} hours from {partitions[0]} to {partitions[-1]}"
+
+
+def short(text: str) -> str:
+    """A name of 8 hexadecimal digits for a name of any length and any characters."""
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]

@@ -1,0 +1,417 @@
+"""What is there minus what is in: the partitions of a lane in a model, which of them are to be made, and why.
+
+Nothing is made here. A partition is in if its record says so for the code, the variables, the names and the inputs of
+now, and if it began in the state in which the partition before it ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from daedalus_etl import catalog, files, kernels, lanes, ledger
+from daedalus_etl.catalog import Bronze, Catalog, Found, Survey
+from daedalus_etl.lanes import DAY_US, HOUR_US, US, Lane
+from daedalus_etl.ledger import Input, Ledger, Record
+from daedalus_etl.models import Graph, Model
+from daedalus_etl.profiles import Profile
+from daedalus_etl.times import parse_time
+
+CHAINED = "the hour before it ended otherwise"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which models, lanes and times a run is about; times in us, end exclusive."""
+
+    models: tuple[str, ...] = ()
+    exchanges: tuple[str, ...] = ()
+    symbols: tuple[str, ...] = ()
+    start: int | None = None
+    end: int | None = None
+    trades: Path | None = None
+    full_refresh: bool = False
+
+
+@dataclass(frozen=True)
+class Step:
+    """One hour of a lane in a model. `reason` says why it is to be made; '' if it is in. Times in us."""
+
+    partition: str
+    start: int
+    end: int  # its rows have clocks before this: the next hour, or --end
+    until: int  # what the record will say: the same or, resampled, how far the grid is proved
+    record: Record | None
+    reason: str = ""
+    wanted: bool = True  # False: before --start, needed for its state only
+    frozen: bool = False  # some of what it was made of cannot be read any more: what was published stays
+    added: bool = False  # nothing but further segments speaks for making it again
+    touched: bool = False  # it is in, but its folders show something else: the record is to be renewed
+    rows: int = 0
+    listing: str = ""
+
+
+@dataclass(frozen=True)
+class Day:
+    """One partition of bars: a lane-day of one duration (s), and the published silver that it needs."""
+
+    partition: str
+    start: int
+    end: int
+    duration: int
+    horizon: int
+    until: int
+    record: Record | None
+    reason: str
+    silver: str  # digest of what it is made of
+    paths: tuple[str, ...]  # below processed/
+    rows: int
+
+
+class Scope:
+    """What all lanes of a run share: settings, models, which lanes there are and how they are called."""
+
+    def __init__(
+        self,
+        profile: Profile,
+        graph: Graph,
+        selection: Selection,
+        there: Catalog,
+        survey: Survey,
+        warn: Callable[[str], None] = lambda _: None,
+    ):
+        self.profile, self.graph, self.selection, self.there, self.survey = profile, graph, selection, there, survey
+        self.warn = warn
+        self.names = lanes.canonical_names(survey.lanes, profile.variables)
+        self.chosen = [m for m in graph.select(selection.models) if m.is_published]
+        self.folders = tuple(p / "kernels" for p in profile.projects[1:])
+        self.kernels = tuple(sorted({m.config["kernel"] for m in self.chosen if "kernel" in m.config}))
+
+    def models_of(self, lane: Lane) -> list[Model]:
+        """The chosen models that walk a lane's channel, inputs first."""
+        return [model for model in self.chosen if model.channel == lane.channel]
+
+    def variables(self, lane: Lane) -> dict[str, Any]:
+        return self.profile.for_lane(lane.exchange, lane.symbol)
+
+    def ledger(self, model: Model, lane: Lane, duration: int = 0) -> Ledger:
+        return Ledger(self.profile.data, model.name, lane, f"{duration}s" if duration else "")
+
+    def code(self, model: Model) -> dict[str, str]:
+        """Digests of all that is text in what makes a model's rows."""
+        own = self.graph.digests(model)
+        return {**own, "kernels": kernels.digest(*self.folders)} if "kernel" in model.config else own
+
+    def inputs(self, model: Model, lane: Lane) -> dict[str, Lane | None]:
+        """Which lane each bronze input of a silver model is for this lane."""
+        found: dict[str, Lane | None] = {}
+        for name in model.refs:
+            channel = self.graph.models[name].channel
+            if channel == lane.channel:
+                found[name] = lane
+                continue
+            other, several = lanes.partner(lane, channel, self.survey.lanes, self.profile.variables)
+            if several:
+                self.warn(f"{lane}: several {channel} lanes have its canonical symbol; it takes none of them.")
+            found[name] = other
+        return found
+
+    def segments(self, model: Model, lane: Lane, hour: int) -> dict[str, Found]:
+        """What an hour of a silver model is made of, by channel."""
+        return {
+            self.graph.models[name].channel: self.there.of(taken).during(hour) if taken else []
+            for name, taken in self.inputs(model, lane).items()
+        }
+
+    def describe(self, path: str) -> str:
+        return catalog.describe(path, self.profile.data)
+
+
+# -- silver ---------------------------------------------------------------------------------------------------
+
+
+def silver(scope: Scope, model: Model, lane: Lane) -> list[Step]:
+    """A lane's hours in order, up to the last that has rows of its own."""
+    return list(_Hours(scope, model, lane))
+
+
+class _Hours:
+    def __init__(self, scope: Scope, model: Model, lane: Lane):
+        self.scope, self.model, self.lane = scope, model, lane
+        self.taken = scope.inputs(model, lane)
+        self.ledger = scope.ledger(model, lane)
+        self.code = scope.code(model)
+        variables = scope.variables(lane)
+        self.variables = plain(scope.graph.variables_of(model, variables))
+        self.symbol = scope.names[lane]
+        self.partners = {n: t.symbol if t else "" for n, t in self.taken.items() if t != lane}
+        self.resampled = variables["resample_frequency"]
+        self.reach = round(max(self.resampled, variables["resample_max_staleness"]) * US) if self.resampled else 0
+
+    def bronze(self) -> Iterator[Bronze]:
+        for lane in self.taken.values():
+            if lane is not None:
+                yield self.scope.there.of(lane)
+
+    def __iter__(self) -> Iterator[Step]:
+        selection = self.scope.selection
+        recorded = {hour_of(name) for name in self.ledger.partitions}
+        own = self.scope.there.of(self.lane)
+        last = max(own.last_hour(), max(recorded, default=-1))
+        hours = recorded.union(*(b.hours for b in self.bronze()))
+        for hour in sorted(hours) if self.resampled else ():  # its last book may be that of a grid time in a silent one
+            hours.update(range(hour, (hour * HOUR_US + HOUR_US + self.reach) // HOUR_US + 1))
+        proved = horizon(self.scope, self.lane) if self.resampled else None
+        start = selection.start
+        if start is not None and any(m.layer == "gold" and self.model.name in m.refs for m in self.scope.chosen):
+            start = start // DAY_US * DAY_US  # a day's bars need the whole day
+        before: Step | None = None
+        for hour in sorted(h for h in hours if h <= last):
+            if selection.end is not None and hour * HOUR_US >= selection.end:
+                return
+            step = self._step(hour, start, proved)
+            if step is None:
+                continue
+            step = self._chained(step, before)
+            yield step
+            before = step
+
+    def _step(self, hour: int, start: int | None, proved: int | None) -> Step | None:
+        first, behind, cut = hour * HOUR_US, (hour + 1) * HOUR_US, self.scope.selection.end
+        name = catalog.hour_name(first)
+        record = self.ledger.get(name)
+        end = min(behind, cut) if cut is not None else behind
+        until = end if proved is None else max(first, min(end, proved))
+        if record is not None and record.until > until:
+            end, until = behind, record.until  # more of it is published: it is not cut short again
+        listed = [s for b in self.bronze() for s in b.listing(hour)]
+        listing = digest([[s.channel, self.scope.describe(s.path), *s.key] for s in listed])
+        known = record is not None and record.listing == listing
+        if known and record is not None and not record.aside:
+            difference = Difference()
+            rows = record.counts.get("read", 0)
+        else:
+            found = {b.lane.channel: b.during(hour) for b in self.bronze()}
+            rows = sum(f.span(self.lane).rows for _, f in found.get(self.lane.channel, ()))
+            if record is None and not self.resampled and not any(found.values()):
+                return None
+            difference = Difference() if known or record is None else self._difference(record, found)
+        wanted = start is None or behind > start
+        reason = self._why(record, until, wanted) or difference.text
+        return Step(
+            name, first, end, until, record, reason, wanted,
+            frozen=difference.lost > 0, rows=rows, listing=listing,
+            added=difference.only_added and reason == difference.text,
+            touched=record is not None and not known and not reason,
+        )  # fmt: skip
+
+    def _why(self, record: Record | None, until: int, wanted: bool) -> str:
+        """Why a partition is to be made, but for its inputs."""
+        if record is None or (wanted and not record.written):
+            return "new"
+        if self.scope.selection.full_refresh:
+            return "full refresh"
+        changed = changes(record, self.code, self.variables, self.symbol)
+        if changed:
+            return changed
+        if dict(record.partners) != self.partners:
+            return "another lane of the other channel belongs to it"
+        if record.until < until:
+            return "it was made up to an earlier end"
+        return "" if self.ledger.is_there(record) else "what was published of it is gone or has changed"
+
+    def _difference(self, record: Record, found: Mapping[str, Found]) -> Difference:
+        """The inputs of now against those that a record names."""
+        now = {(c, self.scope.describe(s.path)): (s, f) for c, segments in found.items() for s, f in segments}
+        lost = changed = 0
+        before = set()
+        for was in self.ledger.inputs(record):
+            key = (was.channel, was.path)
+            before.add(key)
+            path = str(self.scope.profile.data / was.path)
+            if key in now:
+                changed += now[key][1].digest != was.digest
+            elif not os.path.lexists(path) or path in self.scope.there.bad or self._is_of_another_root(was, path):
+                lost += 1
+            else:
+                changed += 1  # it has no rows here any more
+        return Difference(len(now.keys() - before), changed, lost)
+
+    def _is_of_another_root(self, was: Input, path: str) -> bool:
+        """Was it found under another --source? Trades from elsewhere (--trades) may be exchanged for others."""
+        return was.channel == self.lane.channel and not path.startswith(f"{self.scope.there.roots[was.channel]}/")
+
+    def _chained(self, step: Step, before: Step | None) -> Step:
+        """Does it begin where the one before it ended? What follows lost inputs is taken as it is."""
+        if step.reason or step.frozen or step.record is None:
+            return step
+        if before is None:
+            ended = ledger.NOTHING
+        elif before.frozen or before.reason or before.record is None:
+            return step
+        else:
+            ended = before.record.end
+        if step.record.start == ended:
+            return step
+        return replace(step, reason=CHAINED)
+
+
+def horizon(scope: Scope, lane: Lane) -> int:
+    """The last clock of a lane before --end, us: only a later row proves that a time of the grid is over."""
+    own, end = scope.there.of(lane), scope.selection.end
+    last = own.last_clock()
+    if end is None or last < end:
+        return last
+    from daedalus_etl import audit
+
+    for hour in (h for h in reversed(own.hours) if h * HOUR_US < end):
+        clock = audit.last_clock(own.during(hour), lane, end, scope.profile.variables)
+        if clock is not None:
+            return clock
+    return 0
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How the inputs of now differ from those of a record, in segments."""
+
+    added: int = 0
+    changed: int = 0
+    lost: int = 0  # deleted, or not readable any more
+
+    @property
+    def only_added(self) -> bool:
+        return self.added > 0 and not self.changed and not self.lost
+
+    @property
+    def text(self) -> str:
+        parts = [f"{n} segments {what}" for n, what in ((self.added, "more"), (self.changed, "changed")) if n]
+        return ", ".join(parts).replace("1 segments", "1 segment") if parts else ""
+
+
+def changes(record: Record, code: Mapping[str, str], variables: Mapping[str, Any], symbol: str) -> str:
+    """What has changed since a record, of the code, the variables and the name; '' if nothing has."""
+    texts = sorted(n for n in {*record.code, *code} if record.code.get(n) != code.get(n))
+    values = sorted(n for n in {*record.variables, *variables} if record.variables.get(n) != variables.get(n))
+    said = [f"{', '.join(texts)} changed"] if texts else []
+    said += [f"{n} was {record.variables.get(n)}, is {variables.get(n)}" for n in values]
+    if record.symbol != symbol:
+        said.append(f"it was published as {record.symbol}, is to be {symbol}")
+    return "; ".join(said)
+
+
+# -- gold -----------------------------------------------------------------------------------------------------
+
+
+def gold(scope: Scope, model: Model, lane: Lane) -> Iterator[Day]:
+    """A lane's days for each duration."""
+    (silver_name,) = model.refs
+    selection = scope.selection
+    hours: dict[int, Record] = {}
+    book = scope.ledger(scope.graph.models[silver_name], lane)
+    for name in book.partitions:
+        first = hour_of(name) * HOUR_US
+        record = book.get(name)
+        if record is not None and record.written:
+            hours[first] = replace(record, code={}, variables={})
+    last = max((r.max_clock for r in hours.values() if r.max_clock is not None), default=None)
+    if last is None:
+        return
+    if selection.end is not None and last >= selection.end:
+        last = _last_published(scope, hours, selection.end)
+    variables = scope.variables(lane)
+    read = plain(scope.graph.variables_of(model, variables))
+    code = scope.code(model)
+    for duration in variables["bar_durations"] if model.config.get("per") == "bar_durations" else (0,):
+        length = duration * US
+        own = scope.ledger(model, lane, duration)
+        by_day: dict[int, list[int]] = defaultdict(list)
+        for first in hours:
+            earliest = (first // length * length if length else first) // DAY_US
+            for day in range(earliest, (first + HOUR_US - 1) // DAY_US + 1):
+                by_day[day].append(first)
+        for day in sorted(by_day):
+            start, end = day * DAY_US, (day + 1) * DAY_US
+            if (selection.start is not None and end <= selection.start) or (
+                selection.end is not None and start >= selection.end
+            ):
+                continue
+            used = [hours[first] for first in sorted(by_day[day])]
+            made_of = digest([[r.partition, [o.digest for o in r.outputs]] for r in used])
+            name = catalog.partition_name(start, "day")
+            record = own.get(name)
+            until = min(last, end + length)
+            reason = _why_bars(scope, own, record, changes(record, code, read, scope.names[lane]) if record else "")
+            if not reason and record is not None:
+                reason = "its silver changed" if record.start != made_of else ""
+                reason = reason or ("more of it has ended" if record.until < until else "")
+            rows = sum(r.counts.get("written", 0) for r in used)
+            paths = tuple(o.path for r in used for o in r.outputs)
+            horizon = max(last, record.until) if record else last
+            yield Day(
+                name, start, end, duration, horizon, max(until, record.until) if record else until, record, reason,
+                made_of, paths, rows,
+            )  # fmt: skip
+
+
+def _why_bars(scope: Scope, own: Ledger, record: Record | None, changed: str) -> str:
+    if record is None:
+        return "new"
+    if scope.selection.full_refresh:
+        return "full refresh"
+    return changed or ("" if own.is_there(record) else "what was published of it is gone or has changed")
+
+
+def _last_published(scope: Scope, hours: Mapping[int, Record], end: int) -> int:
+    """The last clock of a lane's silver before `end`, us."""
+    from daedalus_etl import engine
+
+    for first in sorted((first for first in hours if first < end), reverse=True):
+        record = hours[first]
+        if record.max_clock is not None and record.max_clock < end:
+            return record.max_clock
+        paths = [str(scope.profile.data / "processed" / output.path) for output in record.outputs]
+        clock = engine.last_clock(paths, end) if paths else None
+        if clock is not None:
+            return clock
+    return 0
+
+
+# -- words ----------------------------------------------------------------------------------------------------
+
+
+def digest(value: Any) -> str:
+    return files.digest(json.dumps(value, sort_keys=True).encode())
+
+
+def plain(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """As a record gives them back: lists for tuples."""
+    found: dict[str, Any] = json.loads(json.dumps(variables))
+    return found
+
+
+def hour_of(partition: str) -> int:
+    """2026-02-03T14 -> the hour, since the epoch."""
+    return parse_time(partition) // HOUR_US
+
+
+def day_name(start: int) -> str:
+    """How a day that begins at `start` us is called."""
+    return catalog.partition_name(start, "day")
+
+
+def inputs_of(
+    scope: Scope, found: Mapping[str, Iterable[tuple[lanes.Segment, Any]]], taken: Mapping[str, Lane]
+) -> list[Input]:
+    """What a record says of the segments that its partition was made of. taken: channel -> lane."""
+    return [
+        Input(channel, scope.describe(s.path), *s.key, f.digest, span.rows, span.min_clock, span.max_clock)
+        for channel, segments in found.items()
+        for s, f in segments
+        if (span := f.of(taken[channel]))
+    ]

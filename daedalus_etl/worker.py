@@ -1,0 +1,127 @@
+"""One process's part in a run: it surveys bronze and makes lanes. In the run's own process, or in one that `pool`
+starts with `python -m daedalus_etl.worker FD`: a Connection on FD takes (name, arguments), and gives back any number of
+("event", name, details), then ("done", result) or ("error", text).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from daedalus_etl import catalog, kernels, ledger
+from daedalus_etl.catalog import Catalog, Survey
+from daedalus_etl.errors import DaedalusError
+from daedalus_etl.lanes import Lane, Segment
+from daedalus_etl.models import Graph
+from daedalus_etl.plan import Scope, Selection
+from daedalus_etl.profiles import Profile
+
+PR_SET_PDEATHSIG = 1
+
+
+class Hand:
+    """Surveys, plans and makes for one run. remember=False writes nothing."""
+
+    def __init__(
+        self,
+        profile: Profile,
+        selection: Selection,
+        channels: frozenset[str],
+        tell: Callable[[str, Mapping[str, Any]], None],
+        stopping: Callable[[], bool] = lambda: False,
+        *,
+        graph: Graph | None = None,
+        remember: bool = True,
+    ):
+        self.profile, self.selection, self.tell, self.stopping = profile, selection, tell, stopping
+        self.graph = graph or Graph(profile.projects, profile.variables)
+        folders = {c: f for c, f in catalog.roots(profile, selection.trades).items() if c in channels}
+        self.there = Catalog(
+            profile, folders, remember=remember, put_aside=self._put_aside,
+            looking=lambda path: tell("look", {"segment": path}),
+        )  # fmt: skip
+        self._scope: Scope | None = None
+
+    @property
+    def scope(self) -> Scope:
+        assert self._scope is not None, "begin comes first"
+        return self._scope
+
+    def close(self) -> None:
+        self.there.close()
+
+    def survey(self) -> Survey:
+        """Which lanes there are."""
+        published = {m.name: m.channel for m in self.graph.models.values() if m.is_published}
+        return self.there.survey(ledger.known_lanes(self.profile.data, published))
+
+    def begin(self, survey: Survey) -> None:
+        """What `survey` found, here or in another process."""
+        self._scope = Scope(self.profile, self.graph, self.selection, self.there, survey, self._warn)
+
+    def warm(self) -> None:
+        """Compile the chosen models' kernels, into the cache that all processes share."""
+        for name in self.scope.kernels:
+            kernels.load(name, self.scope.folders)(dict(self.profile.variables)).warm()
+        kernels.mark_warm(self.scope.kernels)
+
+    def lane(self, lane: Lane, temp: Path) -> None:
+        """Bring one lane up to date."""
+        from daedalus_etl.make import Maker
+
+        Maker(self.scope, temp, self.tell, self.stopping).lane(lane)
+
+    def _warn(self, text: str) -> None:
+        self.tell("warning", {"text": text})
+
+    def _put_aside(self, segment: Segment, reason: str) -> None:
+        path = catalog.describe(segment.path, self.profile.data)
+        self.tell("quarantined", {"segment": path, "channel": segment.channel, "reason": reason})
+
+
+def main() -> None:
+    """Serve the run that started this process, and end with it."""
+    from multiprocessing.connection import Connection
+
+    _end_with_parent()
+    asked: list[int] = []
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all of us: the run decides
+    signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
+    line = Connection(int(sys.argv[1]))
+    hand: Hand | None = None
+    while True:
+        try:
+            name, arguments = line.recv()
+        except EOFError:
+            return
+        try:
+            result = None
+            if name == "start":
+                profile, selection, channels = arguments
+                hand = Hand(
+                    profile, selection, channels, lambda *event: line.send(("event", *event)), lambda: bool(asked)
+                )
+            else:
+                result = getattr(hand, name)(*arguments)
+            line.send(("done", result))
+        except DaedalusError as error:
+            line.send(("error", str(error)))
+        except Exception as error:  # noqa: BLE001  # the run hears of it, and goes on with other lanes
+            line.send(("error", f"{type(error).__name__}: {error}"))
+
+
+def _end_with_parent() -> None:
+    """No process of a run that was killed writes on."""
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
