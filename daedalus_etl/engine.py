@@ -3,6 +3,9 @@ files and names are bound as variables of the session."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,12 +29,25 @@ def connect(memory_limit: int, temp: Path | None, threads: int = 1) -> duckdb.Du
     con.execute(f"set threads = {int(threads)}")
     con.execute(f"set memory_limit = '{max(memory_limit // 1_000_000, 64)}MB'")
     con.execute("set TimeZone = 'UTC'")
+    con.execute("set allocator_flush_threshold = '8MB'")
+    con.execute("set allocator_bulk_deallocation_flush_threshold = '8MB'")
     con.execute("set enable_progress_bar = false")
     con.execute("set autoinstall_known_extensions = false")
     con.execute("set autoload_known_extensions = false")
-    if temp is not None:
-        con.execute(f"set temp_directory = {quote(str(temp))}")
+    con.execute(f"set temp_directory = {quote(str(temp or ''))}")
     return con
+
+
+def spill_folder(parent: Path | None) -> Path | None:
+    """A folder for what one session spills. DuckDB calls it the same in every process: two sessions in one folder would
+    read each other's. Those of processes that were killed are removed."""
+    if parent is None:
+        return None
+    parent.mkdir(parents=True, exist_ok=True)
+    for left in parent.glob("spill-*-*"):
+        if not Path(f"/proc/{left.name.split('-')[1]}").exists():
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"spill-{os.getpid()}-", dir=parent))
 
 
 def last_clock(paths: Sequence[str], before: int) -> int | None:
@@ -50,13 +66,16 @@ class Engine:
 
     def __init__(self, profile: Profile, temp: Path | None = None):
         self.profile = profile
-        self.con = connect(share_of(profile), profile.temp_directory or temp)
+        self._spill = spill_folder(profile.temp_directory or temp)
+        self.con = connect(share_of(profile), self._spill)
         self.writer = self.con.cursor()
         self._bound: dict[str, Any] = {}
 
     def close(self) -> None:
         self.writer.close()
         self.con.close()
+        if self._spill is not None:
+            shutil.rmtree(self._spill, ignore_errors=True)
 
     # -- names in SQL -----------------------------------------------------------------------------------------
 

@@ -6,14 +6,20 @@ from daedalus_etl.profiles import Profile
 
 # What a process takes beside DuckDB's own memory: Python, pyarrow, numba, and what DuckDB needs beyond its limit while
 # it writes wide rows; and the process that only hands out lanes (docs/performance.md). Bytes.
-BESIDE = 320_000_000
+BESIDE = 350_000_000
 HANDING_OUT = 60_000_000
+BYTES = {"orderbook": 4000, "trades": 1500, "ticker": 1500}  # of DuckDB's memory, a row with all that is made of it
 LEAST = 100_000_000  # DuckDB needs so much for real data; a profile that leaves less is gone beyond
 
 
 def share_of(profile: Profile) -> int:
     """DuckDB's memory limit in one of a profile's processes, bytes: all of them together stay under the profile's."""
     return max((profile.memory_limit - HANDING_OUT) // max(profile.workers, 1) - BESIDE, LEAST)
+
+
+def rows_at_once(profile: Profile, channel: str) -> int:
+    """How many rows of a channel one session takes in at once; an hour of more is taken in pieces."""
+    return max(share_of(profile) // BYTES[channel], 10_000)
 
 
 def workers_for(profile: Profile, cores: int) -> int:

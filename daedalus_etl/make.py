@@ -7,6 +7,7 @@ that begins in the state that its record names.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ from typing import Any
 
 import duckdb
 
-from daedalus_etl import audit, files, kernels, lanes, ledger, plan
+from daedalus_etl import audit, files, kernels, lanes, ledger, limits, plan
 from daedalus_etl.catalog import Found
 from daedalus_etl.engine import Engine
 from daedalus_etl.errors import DaedalusError
@@ -208,7 +209,7 @@ class _Hours:
         assert self.walk is not None
         found = self._found(step)
         try:
-            counts = self.walk.step(step.start, step.end, self._horizon(step), found, target)
+            counts = self.walk.step(step.start, step.end, self._horizon(step), found, target, self._pieces(found))
         except duckdb.Error:
             if self._put_culprits_aside(found):
                 raise _ChangedError(f"a segment of {step.partition}") from None
@@ -222,6 +223,16 @@ class _Hours:
     def _horizon(self, step: Step) -> int:
         """Resampled, the grid is proved up to here; otherwise nothing asks."""
         return min(step.end, step.until)
+
+    def _pieces(self, found: Mapping[str, Found]) -> int:
+        """An hour is taken in so many pieces that one of them fits the memory limit, whatever the segments hold."""
+        most = max(
+            sum(facts.span(self.channels[channel]).rows for _, facts in segments)
+            / limits.rows_at_once(self.scope.profile, channel)
+            for channel, segments in found.items()
+            if channel in self.channels
+        )
+        return max(1, math.ceil(most))
 
     def _put_culprits_aside(self, found: Mapping[str, Found]) -> bool:
         """After an error: read the hour's segments one by one, and put aside those that cannot be read."""

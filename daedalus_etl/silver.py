@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from daedalus_etl.kernels.base import Kernel
 
+COUNTS = ("read", "duplicate", "invalid", "overflow", "written")
 Files = Mapping[str, Sequence[tuple[Segment, Facts]]]  # by channel
 
 
@@ -119,10 +121,41 @@ class Walk:
         self.engine.drop("content")
         return found
 
-    def step(self, start: int, end: int, horizon: int, files: Files, target: Path | None) -> dict[str, int]:
-        """Take the hour [start, end) us in; write its rows to `target` unless it is None. Returns the counts."""
+    def step(
+        self, start: int, end: int, horizon: int, files: Files, target: Path | None, parts: int = 1
+    ) -> dict[str, int]:
+        """Take the hour [start, end) us in; write its rows to `target` unless it is None. Returns the counts.
+
+        parts: take it in so many pieces, one after the other, so that no more than a piece is held in memory; the rows
+        are the same.
+        """
+        counts = dict.fromkeys(COUNTS, 0)
+        edges = [start + (end - start) * i // parts for i in range(parts + 1)]
+        spans = [(a, b, horizon, self._inside(files, a, b)) for a, b in itertools.pairwise(edges)]
+        if self.kernel is None and (target is None or parts == 1):
+            for span in spans:
+                self._enter(*span, counts)
+                if target is not None:
+                    counts["written"] = self.engine.copy(self._statement(span[3]), target)
+                self._leave(span[1])
+        else:
+            self._through(spans, target, counts)
+        return counts
+
+    def _inside(self, files: Files, start: int, end: int) -> Files:
+        """The files that may have rows in [start, end) us."""
+        return {
+            taken.channel: [
+                (segment, facts)
+                for segment, facts in files.get(taken.channel, ())
+                if (span := facts.span(taken)).max_clock >= start and span.min_clock < end
+            ]
+            for taken in self.inputs.values()
+            if taken is not None
+        }
+
+    def _enter(self, start: int, end: int, horizon: int, files: Files, counts: dict[str, int]) -> None:
         self.engine.bind(span_start_us=start, span_end_us=end, horizon_us=horizon)
-        counts = {"read": 0, "duplicate": 0, "invalid": 0, "overflow": 0, "written": 0}
         for name in self.inputs:
             if name != self.streamed:
                 self.engine.table(_table(name), self._bronze(name, files))
@@ -131,16 +164,60 @@ class Walk:
         own = f"bronze.{self.model.channel}"
         if self.streamed is None and own in self.inputs:
             self._count(own, counts)
-        if self.kernel is not None:
-            self._through_kernel(files, target, counts)
-        elif target is not None:
-            (statement,) = self.graph.render(self.model, self._context(files))
-            counts["written"] = self.engine.copy(statement, target)
+
+    def _leave(self, end: int) -> None:
         for name in self.inputs:
             if name != self.streamed:
                 self._carry_over(name, end)
                 self.engine.drop(_table(name))
-        return counts
+
+    def _statement(self, files: Files) -> str:
+        (statement,) = self.graph.render(self.model, self._context(files))
+        return statement
+
+    def _through(
+        self, spans: Sequence[tuple[int, int, int, Files]], target: Path | None, counts: dict[str, int]
+    ) -> None:
+        """Span after span as one stream of rows, that DuckDB writes as one file."""
+        import pyarrow as pa
+
+        flow = self._flow(spans, counts)
+        schema = next(flow)
+        try:
+            if target is None:
+                for _ in flow:
+                    pass
+            else:
+                stream = pa.RecordBatchReader.from_batches(schema, flow)
+                counts["written"] = self.engine.copy(self._shape, target, stream)
+        except duckdb.Error:
+            if self._refused is not None:  # DuckDB wraps what the generator raised in text
+                raise self._refused from None
+            raise
+        for _ in flow:  # what DuckDB left, were it to stop early
+            raise AssertionError("rows were left in the stream")
+
+    def _flow(self, spans: Sequence[tuple[int, int, int, Files]], counts: dict[str, int]) -> Iterator[Any]:
+        """The schema, then the batches of all spans. lane_order counts on from span to span."""
+        import pyarrow as pa
+
+        rows, schema = 0, None
+        for start, end, horizon, files in spans:
+            self._enter(start, end, horizon, files, counts)
+            opened, stream = self._through_kernel(files, counts) if self.kernel else self._plain(files)
+            if schema is None:
+                schema = opened
+                yield schema
+            first = rows
+            for batch in stream:
+                rows += batch.num_rows
+                yield pa.RecordBatch.from_arrays(_counted_on(batch, first), schema=schema)
+            self._leave(end)
+
+    def _plain(self, files: Files) -> tuple[Any, Iterator[Any]]:
+        self._shape = f"select * from {models.KERNEL_OUTPUT}"
+        reader = self.engine.reader(self._statement(files), self.engine.profile.batch_rows)
+        return reader.schema, batches(reader)
 
     def _count(self, name: str, counts: dict[str, int]) -> None:
         read, duplicate, invalid, overflow, last = self.engine.row(
@@ -150,9 +227,7 @@ class Walk:
             max(clock_us) filter (where not is_duplicate)
             from {_table(name)} where not is_context"""
         )
-        counts.update(read=read, duplicate=duplicate, invalid=invalid, overflow=overflow)
-        if last is not None:
-            counts["max_clock"] = last
+        _add(counts, last, read=read, duplicate=duplicate, invalid=invalid, overflow=overflow)
 
     def _bronze(self, name: str, files: Files) -> str:
         (statement,) = self.graph.render(self.graph.models[name], self._context(files))
@@ -176,6 +251,7 @@ class Walk:
         )
 
     _flags: Mapping[str, Any] = {}
+    _shape = ""  # the statement over the stream
     _refused: DaedalusError | None = None
 
     def _find_unit(self, files: Files) -> None:
@@ -215,52 +291,31 @@ class Walk:
 
     # -- the stream -------------------------------------------------------------------------------------------
 
-    def _through_kernel(self, files: Files, target: Path | None, counts: dict[str, int]) -> None:
+    def _through_kernel(self, files: Files, counts: dict[str, int]) -> tuple[Any, Iterator[Any]]:
         import pyarrow as pa
 
         assert self.kernel is not None
         self._flags = {"input_is_ordered": self.streamed is not None and self._is_ordered(files, counts)}
-        ordered, shape = models.require_kernel_statements(
+        ordered, self._shape = models.require_kernel_statements(
             self.model, self.graph.render(self.model, self._context(files))
         )
         self._flags = {}
         reader = self.engine.reader(ordered, self.engine.profile.batch_rows)
+        extra = [pa.field(name, pa.float64()) for name in self.kernel.columns]
+        schema = pa.schema([*reader.schema, *extra])
+        return schema, self._walked(reader, schema, counts)
+
+    def _walked(self, reader: Any, schema: Any, counts: dict[str, int]) -> Iterator[Any]:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        assert self.kernel is not None
         beside = {
             name: Beside(self.engine, _table(name), columns)
             for name, columns in self.kernel.reads_beside().items()
             if name in self.inputs
         }
         self.kernel.start_partition()
-        seen: dict[str, Any] = {"rows": 0, "invalid": 0, "overflow": 0, "gaps": 0, "last": None}
-        extra = [pa.field(name, pa.float64()) for name in self.kernel.columns]
-        schema = pa.schema([*reader.schema, *extra])
-        stream = self._walked(reader, beside, schema, seen)
-        try:
-            if target is None:
-                for _ in stream:
-                    pass
-            else:
-                counts["written"] = self.engine.copy(shape, target, pa.RecordBatchReader.from_batches(schema, stream))
-        except duckdb.Error:
-            if self._refused is not None:  # DuckDB wraps what the generator raised in text
-                raise self._refused from None
-            raise
-        for _ in stream:  # what DuckDB left, were it to stop early
-            raise AssertionError("rows were left in the kernel's stream")
-        if beside:
-            self.kernel.finish({name: rows.rest() for name, rows in beside.items()})
-        counts["gaps"] = seen["gaps"]
-        if self.streamed is not None:
-            counts["invalid"], counts["overflow"] = seen["invalid"], seen["overflow"]
-            counts["duplicate"] = counts["read"] - seen["rows"]
-            if seen["last"] is not None:
-                counts["max_clock"] = seen["last"]
-
-    def _walked(self, reader: Any, beside: Mapping[str, Beside], schema: Any, seen: dict[str, Any]) -> Iterator[Any]:
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        assert self.kernel is not None
         reads = self.kernel.reads()
         for batch in batches(reader):
             columns = {name: _numpy(batch.column(name), pc) for name in reads}
@@ -273,15 +328,25 @@ class Walk:
                 raise
             for name, n in taken.items():
                 beside[name].drop(n)
-            seen["rows"] += batch.num_rows
-            seen["invalid"] += batch.num_rows - int(columns["is_valid"].sum())
-            if "is_sound" in batch.schema.names:  # a user's model need not say it
-                seen["overflow"] += int((_numpy(batch.column("is_sound"), pc) & ~columns["is_valid"]).sum())
             if "is_gap" in self.kernel.columns:
-                seen["gaps"] += int((out[self.kernel.columns.index("is_gap")] == 1).sum())
-            seen["last"] = until
+                _add(counts, gaps=int((out[self.kernel.columns.index("is_gap")] == 1).sum()))
+            if self.streamed is not None:
+                self._count_streamed(batch, columns, counts)
             added = [pa.array(row, from_pandas=True) for row in out]
             yield pa.RecordBatch.from_arrays([*batch.columns, *added], schema=schema)
+        if beside:
+            self.kernel.finish({name: rows.rest() for name, rows in beside.items()})
+
+    def _count_streamed(self, batch: Any, columns: Mapping[str, Any], counts: dict[str, int]) -> None:
+        """What is streamed is counted on its way: all of it was counted as read, and a duplicate does not come here."""
+        import pyarrow.compute as pc
+
+        valid, overflow = columns["is_valid"], 0
+        if "is_sound" in batch.schema.names:  # a user's model need not say it
+            overflow = int((_numpy(batch.column("is_sound"), pc) & ~valid).sum())
+        rows = batch.num_rows
+        last = int(columns["clock_us"][-1])
+        _add(counts, last, duplicate=-rows, invalid=rows - int(valid.sum()), overflow=overflow)
 
     def _is_ordered(self, files: Files, counts: dict[str, int]) -> bool:
         """Does the hour's natural order rise strictly in (clock, timestamp, nonce)? Then it is lane order without
@@ -309,8 +374,28 @@ class Walk:
             from lagged
             """
         )
-        counts["read"] = read
+        _add(counts, read=read, duplicate=read)  # less those that come through
         return bool(ordered)
+
+
+def _add(counts: dict[str, int], last: int | None = None, **more: int) -> None:
+    """Add to the counts; `last` is a clock, us."""
+    for name, n in more.items():
+        counts[name] = counts.get(name, 0) + n
+    if last is not None:
+        counts["max_clock"] = max(last, counts.get("max_clock", last))
+
+
+def _counted_on(batch: Any, first: int) -> list[Any]:
+    """The columns of a batch, lane_order counted from `first`."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    place = batch.schema.get_field_index("lane_order")
+    columns = list(batch.columns)
+    if first and place >= 0:
+        columns[place] = pc.add(columns[place], pa.scalar(first, columns[place].type))
+    return columns
 
 
 def price_unit(con: duckdb.DuckDBPyConnection, quotes: str) -> float | None:

@@ -214,7 +214,7 @@ class OrderBookKernel(base.Kernel):
 
 
 def _capacity(rows):
-    return 1 << max(int(rows - 1).bit_length() + 1, 10)
+    return 1 << max(int(rows - 1).bit_length(), 10)
 
 
 KERNEL = OrderBookKernel

@@ -171,7 +171,9 @@ select
     depth_0_5bps
 from structure
 where not is_context
-order by clock_us, lane_order;
+{% if not var("input_is_ordered") -%}
+order by clock_us, lane_order
+{%- endif %};
 
 with kernel_output as (
     select * from {{ kernel_output() }}

@@ -198,9 +198,13 @@ def test_a_dry_run_says_what_and_why_and_touches_nothing(raw: Callable[..., Path
     result = daedalus("run", "--data", data, "--durations", "60", "--dry-run")
     assert result.exit_code == 0
     lines = [line.split() for line in result.stdout.splitlines()]
-    assert [(line[0], line[3], line[5]) for line in lines[1:-1]] == [
+    assert [(line[0], line[3], line[5]) for line in lines[1:3]] == [
         ("silver.ticker", "2026-02-03T23", "new"),
         ("silver.ticker", "2026-02-04T00", "new"),
+    ]
+    assert [(line[0], line[1], line[4]) for line in lines[3:-1]] == [
+        ("gold.ticker_bars", "60s", "2026-02-03"),
+        ("gold.ticker_bars", "60s", "2026-02-04"),
     ]
     assert [p.name for p in data.iterdir()] == ["raw"]
     daedalus("run", "--data", data, "--select", "silver.ticker")

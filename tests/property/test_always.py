@@ -236,12 +236,12 @@ def test_what_a_crash_left_of_an_older_name_is_removed(market: Path, tmp_path: P
 
     root = copied(market, tmp_path)
     harness.run(root, "silver.trades")
-    record = next((root / "state" / "silver.trades").rglob("*.json"))
+    record = next((root / "state" / "silver.trades").rglob("2*.json"))
     left = root / "processed" / "silver" / "trades" / "exchange=demo" / "symbol=OLD" / "left.parquet"
     left.parent.mkdir(parents=True)
     shutil.copy(next((root / "processed").rglob("*.parquet")), left)
-    value = json.loads(record.read_text())
-    value["obsolete"] = [str(left.relative_to(root / "processed"))]
-    record.write_text(json.dumps(value))
+    first, *inputs = record.read_text().splitlines()
+    value = {**json.loads(first), "obsolete": [str(left.relative_to(root / "processed"))]}
+    record.write_text("\n".join([json.dumps(value), *inputs]))
     harness.run(root, "silver.trades")
     assert not left.exists()

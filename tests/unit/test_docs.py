@@ -122,7 +122,7 @@ class Demo:
         types = con.execute(
             "describe select * from read_parquet(getvariable('files'), hive_partitioning = false)"
         ).fetchall()
-        facts = engine.Facts(1, lanes=(("demo", "BTC-USDT"),), types=tuple((str(t[0]), str(t[1])) for t in types))
+        facts = engine.Facts(types=tuple((str(t[0]), str(t[1])) for t in types))
         bound = {"span_start_us": -(2**62), "span_end_us": 2**62, "horizon_us": 2**62, "price_unit": None}
         context = models.Context(
             {**profile.variables, "input_is_ordered": False},
