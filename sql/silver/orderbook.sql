@@ -141,10 +141,9 @@ structure as (
         case
             when {{ double(band[0]) }} < {{ side }}_reach_bps
                 then {{ size_within(side, band[0], band[1], levels) }}
-        end as {{ side }}_vol_band_{{ band_name(band) }},
+        end as {{ band_column(side ~ "_vol", band) }},
         {% endfor -%}
-        {{ imbalance("bid_vol_band_" ~ band_name(band), "ask_vol_band_" ~ band_name(band)) }}
-            as imb_band_{{ band_name(band) }},
+        {{ imbalance(band_column("bid_vol", band), band_column("ask_vol", band)) }} as {{ band_column("imb", band) }},
         {% endfor -%}
         case
             when bid_reach_bps >= 50 and ask_reach_bps >= 50
