@@ -58,6 +58,7 @@ leveled as (
     from snapshots
 ),
 
+-- cumulative sizes are less the best level's: that moves no slope, and would cost the digits of small sizes behind it
 distances as (
     select
         *,
@@ -66,8 +67,8 @@ distances as (
         (abs({{ side }}_price_L{{ i }} - mid_price) / mid_price) * 1e4 as {{ side }}_distance_L{{ i }}
         {%- endfor %}
         {%- for i in range(first) %},
-        {% if i > 0 %}{{ side }}_cumulative_L{{ i - 1 }} + {% endif -%}
-        {{ side }}_size_L{{ i }} as {{ side }}_cumulative_L{{ i }}
+        {% if i == 0 %}0.0::double{% else %}{{ side }}_cumulative_L{{ i - 1 }} + {{ side }}_size_L{{ i }}{% endif %}
+            as {{ side }}_cumulative_L{{ i }}
         {%- endfor %}{% endfor %}
     from leveled
 ),

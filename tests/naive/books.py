@@ -157,7 +157,7 @@ def slope_regression(side: Side, mid: float) -> Scaled:
     if len(side) < 3:
         return None, 0.0
     x = [distance(p, mid) for p, _ in side]
-    y = [size_of(side[: i + 1]) for i in range(len(side))]
+    y = [size_of(side[1 : i + 1]) for i in range(len(side))]  # less the best level's, which moves no slope
     dx, dy = centred(x), centred(y)
     sxx = math.fsum(d * d for d in dx)
     if sxx == 0:
