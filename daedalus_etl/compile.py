@@ -144,6 +144,7 @@ class Compiler:
     def _price_unit(self, model: Model, lane: Lane, values: Mapping[str, Any]) -> float | None:
         """As the runner finds it: from the first hour with a valid row."""
         bronze = self.graph.models[f"bronze.{model.channel}"]
+        price = self.graph.config_for(model, self.run.profile.for_lane(lane.exchange, lane.symbol))["price_unit"]
         con = engine.connect(self.run.profile.memory_limit, None)
         try:
             for hour in range(values["span_start_us"], values["span_end_us"], HOUR_US):
@@ -152,7 +153,7 @@ class Compiler:
                     continue
                 span = {**values, "span_start_us": hour, "span_end_us": behind}
                 (statement,) = self.graph.render(bronze, self._context(bronze, lane, span))
-                unit = silver.price_unit(con, f"(\n{statement}\n)", model.config["price_unit"])
+                unit = silver.price_unit(con, f"(\n{statement}\n)", price)
                 if unit is not None:
                     return unit
         finally:

@@ -151,7 +151,8 @@ class Walk:
 
     def _find_unit(self, files: Files) -> None:
         name = f"bronze.{self.model.channel}"
-        unit = price_unit(self.engine.con, self._context(files).ref(name), self.model.config["price_unit"])
+        price = self.graph.config_for(self.model, self.variables)["price_unit"]
+        unit = price_unit(self.engine.con, self._context(files).ref(name), price)
         if unit is not None:
             self._fix_unit(unit)
             if name != self.streamed:  # what is valid may hang on the unit

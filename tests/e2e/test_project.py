@@ -319,8 +319,10 @@ def test_a_model_says_which_price_fixes_its_lanes_unit(
         assert {row["unit"] for row in got if row["is_valid"]} == {unit}
 
 
-def test_a_compiled_model_has_the_unit_of_the_published_one(data: Path, tmp_path: Path):
-    project = write(tmp_path / "mine", unit_model("trades", "price"))
+def test_a_compiled_model_has_the_unit_of_the_published_one_by_the_lanes_own_variables(data: Path, tmp_path: Path):
+    instruments = "instruments: [{symbol: 'SHIB-*', contract_size: 1024}]\n"
+    files = unit_model("trades", 'price * " ~ var("contract_size") ~ "')
+    project = write(tmp_path / "mine", [*files, ("duckdb_profiles.yaml", instruments)])
     run(data, project, "silver.units")
     profile = profiles.load("laptop", project).with_data(str(data), None)
     graph = models.Graph(profile.projects, profile.variables)
@@ -329,4 +331,6 @@ def test_a_compiled_model_has_the_unit_of_the_published_one(data: Path, tmp_path
     lane = next(lane for lane in of.selected if lane.channel == "trades" and lane.symbol == "SHIB-USDT")
     (script,) = compiled.Compiler(of).scripts(graph.models["silver.units"], lane)
     units = {unit for (unit,) in duckdb.sql(f"select unit from ({script.sql.rpartition(';')[0]})").fetchall()}
+    first = next(row for row in trades(data, "SHIB-USDT") if row["is_valid"])
+    assert units == {2.0 ** (math.frexp(first["price"])[1] - 55 + 10)}
     assert units == {row["unit"] for row in published(data, "silver/units", "source_symbol = 'SHIB-USDT'")}
