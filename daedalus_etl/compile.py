@@ -51,8 +51,8 @@ class Compiler:
         if model.layer == "gold":
             yield from self._bars(model, lane, values, base)
             return
-        if model.config.get("price_unit") or model.channel == "ticker":
-            values["price_unit"] = self._price_unit(lane, values)
+        if model.config.get("price_unit"):
+            values["price_unit"] = self._price_unit(model, lane, values)
         statements = self.graph.render(model, self._context(model, lane, values))
         clock = "clock_us" if model.layer == "bronze" else "epoch_us(clock_ts)"
         if "kernel" in model.config:
@@ -160,9 +160,10 @@ class Compiler:
         context = Context(variables, ref, source, lambda name: _value(values, name))
         return context
 
-    def _price_unit(self, lane: Lane, values: Mapping[str, Any]) -> float | None:
-        """As the runner finds it: from the first hour with a valid quote."""
-        bronze = self.graph.models["bronze.ticker"]
+    def _price_unit(self, model: Model, lane: Lane, values: Mapping[str, Any]) -> float | None:
+        """As the runner finds it: from the first hour with a valid row."""
+        bronze = self.graph.models[f"bronze.{model.channel}"]
+        price = self.graph.config_for(model, self.run.profile.for_lane(lane.exchange, lane.symbol))["price_unit"]
         con = engine.connect(self.run.profile.memory_limit, None)
         try:
             for hour in range(values["span_start_us"], values["span_end_us"], HOUR_US):
@@ -171,7 +172,7 @@ class Compiler:
                     continue
                 span = {**values, "span_start_us": hour, "span_end_us": behind}
                 (statement,) = self.graph.render(bronze, self._context(bronze, lane, span))
-                unit = silver.price_unit(con, f"(\n{statement}\n)")
+                unit = silver.price_unit(con, f"(\n{statement}\n)", price)
                 if unit is not None:
                     return unit
         finally:

@@ -95,6 +95,10 @@ def _bands(value: Any) -> tuple[tuple[Any, Any], ...]:
         if len(band) != 2 or not edge(band[0]) < edge(band[1]):
             raise ValueError("has a band that is not [lo, hi] with lo < hi")
         bands.append((edge(band[0]), edge(band[1])))
+    if any(0 < x < 0.0001 for band in bands for x in band):  # a column is named after it, in plain decimals
+        raise ValueError("has an edge between 0 and 0.0001 bps")
+    if len(set(bands)) < len(bands):
+        raise ValueError("has a band twice")
     return tuple(bands)
 
 

@@ -256,10 +256,12 @@ class Walk:
 
     def _find_unit(self, files: Files) -> None:
         name = f"bronze.{self.model.channel}"
-        unit = price_unit(self.engine.con, _table(name))
+        price = self.graph.config_for(self.model, self.variables)["price_unit"]
+        unit = price_unit(self.engine.con, self._context(files).ref(name), price)
         if unit is not None:
             self._fix_unit(unit)
-            self.engine.table(_table(name), self._bronze(name, files))
+            if name != self.streamed:  # what is valid may hang on the unit
+                self.engine.table(_table(name), self._bronze(name, files))
 
     def _carry_over(self, name: str, end: int) -> None:
         """Keep the rows that later hours look back on, and the last valid one before them, of whatever age.
@@ -398,13 +400,16 @@ def _counted_on(batch: Any, first: int) -> list[Any]:
     return columns
 
 
-def price_unit(con: duckdb.DuckDBPyConnection, quotes: str) -> float | None:
-    """The unit of exact price sums: 2**-54 of the power of two below the first valid mid of `quotes` (SPEC 11.2)."""
-    mid = con.execute(
-        f"select (bid + ask) / 2 from {quotes} where is_valid and not is_duplicate "
-        "order by clock_us, lane_order limit 1"
+def price_unit(con: duckdb.DuckDBPyConnection, rows: str, price: str) -> float | None:
+    """The unit of exact price sums: 2**-54 of the power of two below the first valid price of `rows` (SPEC 11.2).
+
+    price: SQL of a row's price, as a model's header gives it.
+    """
+    first = con.execute(
+        f"select ({price})::double from {rows} as r where is_valid and not is_duplicate "
+        f"and ({price}) > 0 and isfinite(({price})::double) order by clock_us, lane_order limit 1"
     ).fetchone()
-    return math.ldexp(1.0, math.frexp(mid[0])[1] - 1 - 54) if mid is not None else None
+    return math.ldexp(1.0, math.frexp(first[0])[1] - 1 - 54) if first is not None else None
 
 
 class Beside:

@@ -43,7 +43,11 @@ end
 {{ level_sum("(" ~ side ~ "_size_L@ / " ~ total ~ ") * (" ~ side ~ "_size_L@ / " ~ total ~ ")", levels) }}
 {%- endmacro %}
 
-{% macro band_name(band) -%} {{ band[0] }}_{{ band[1] }}bps {%- endmacro %}
+{# A band's column, such as bid_vol_band_5_10bps; quoted where an edge has a fraction. #}
+{% macro band_column(what, band) -%}
+{% set name = what ~ "_band_" ~ band[0] ~ "_" ~ band[1] ~ "bps" -%}
+{{ '"' ~ name ~ '"' if "." in name else name }}
+{%- endmacro %}
 
 {# The book at each time of the grid: the last valid one received at or before it (SPEC 9). The grid ends before the
    lane's last clock, since only a later row proves that a time is over. #}
@@ -84,6 +88,6 @@ bid_slope ask_slope bid_slope_regression ask_slope_regression slope_asymmetry ce
 bid_depth_decay_5 ask_depth_decay_5 avg_depth_decay_5 bid_concentration ask_concentration
 spread_per_depth_L3 spread_per_depth_L6 bid_reach_bps ask_reach_bps
 {% for band in var("bands_bps") -%}
-{{ " bid_vol_band_" ~ band_name(band) }}{{ " ask_vol_band_" ~ band_name(band) }}{{ " imb_band_" ~ band_name(band) }}
+{% for what in ("bid_vol", "ask_vol", "imb") %} {{ band_column(what, band) }}{% endfor %}
 {%- endfor %} book_convexity
 {%- endmacro %}

@@ -1,9 +1,11 @@
-{# What can be summed exactly (SPEC 11.2): prices within 2**+-100 and amounts up to 2**50 leave room for 2**23 rows an
-   hour in 127 bits. A row that is sound but beyond is invalid, and counted as an overflow. #}
+{# What can be summed exactly (SPEC 11.2): prices within 2**+-100, amounts up to 2**50 and what they were exchanged for
+   up to 2**90 leave room for 2**24 rows in 127 bits. A row that is sound but beyond is invalid, and counted as an
+   overflow. #}
 {% macro is_price(x) -%} coalesce(isfinite({{ x }}) and {{ x }} > 0, false) {%- endmacro %}
 {% macro is_amount(x) -%} coalesce(isfinite({{ x }}) and {{ x }} >= 0, false) {%- endmacro %}
 {% macro fits_price(x) -%} {{ x }} between 7.888609052210118e-31 and 1.2676506002282294e30 {%- endmacro %}
 {% macro fits_amount(x) -%} {{ x }} <= 1125899906842624.0 {%- endmacro %}
+{% macro fits_counter_amount(x) -%} {{ x }} <= 1.2379400392853803e27 {%- endmacro %}
 
 {# Each element of a list with the one after it. #}
 {% macro neighbours(list) -%} list_zip({{ list }}[:-2], {{ list }}[2:]) {%- endmacro %}

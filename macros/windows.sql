@@ -9,8 +9,25 @@
 sum({{ x }}) over (order by clock_us, lane_order rows between unbounded preceding and current row)
 {%- endmacro %}
 
-{# A window's sum in units: `alias` is what `before_window` found. #}
+{# A window's sum in units: `alias` is what `join_windows` found. #}
 {% macro in_window(column, alias) -%} (r.{{ column }} - coalesce({{ alias }}.{{ column }}, 0)) {%- endmacro %}
+
+{# For what has no natural scale, such as price * amount: one unit suits BTC and destroys SHIB, and one that follows the
+   lane's first price fails when a coin loses all it had. So a term is two whole numbers: `upper` counts 1 / per_unit,
+   `lower` what is left in 2**-100 of that, where it is rounded, once. Scaling by a power of two loses nothing, nor does
+   trunc. 2**24 terms below 2**102 / per_unit fit; what is at least 2**-48 / per_unit is exact. #}
+{% macro running_limbs(name, x, per_unit) -%}
+{% set scaled = "(" ~ x ~ ") * " ~ double(per_unit) -%}
+{{ running("coalesce(trunc(" ~ scaled ~ ")::hugeint, 0)") }} as {{ name }}_upper,
+{{ running("coalesce(round((" ~ scaled ~ " - trunc(" ~ scaled ~ ")) * " ~ double(2 ** 100) ~ ")::hugeint, 0)") }}
+    as {{ name }}_lower
+{%- endmacro %}
+
+{# A window's sum of such terms: rounded to a double here, and not before. #}
+{% macro limbs_in_window(name, alias, per_unit) -%}
+({{ in_window(name ~ "_upper", alias) }}::double + {{ in_window(name ~ "_lower", alias) }}::double / {{ double(2 ** 100) }})
+/ {{ double(per_unit) }}
+{%- endmacro %}
 
 {# The windows' ASOF JOINs: `edges` holds the running sums at the last row of each clock value. #}
 {% macro join_windows(edges, windows) -%}

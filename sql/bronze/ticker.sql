@@ -1,5 +1,5 @@
 -- Quotes as they arrived, in lane order: names, types, validity, duplicates. No features.
-{{ config(channel="ticker") }}
+{{ config(channel="ticker", price_unit="(bid + ask) / 2") }}
 
 {% set columns -%}
 capture_ts, collected_at, timestamp, bid, ask, bid_volume, ask_volume, last, open, high, low, close, vwap, base_volume,

@@ -42,8 +42,7 @@ typed as (
         is_sound
         and {{ fits_price("price") }}
         and {{ fits_amount("amount") }}
-        and {{ fits_amount(dollar_volume("price", "amount")) }}
-        and {{ fits_amount(base_volume("price", "amount")) }} as is_valid
+        and {{ fits_counter_amount(counter_amount("price", "amount")) }} as is_valid
     from marked
 ),
 

@@ -58,6 +58,7 @@ leveled as (
     from snapshots
 ),
 
+-- cumulative sizes are less the best level's: that moves no slope, and would cost the digits of small sizes behind it
 distances as (
     select
         *,
@@ -66,8 +67,8 @@ distances as (
         (abs({{ side }}_price_L{{ i }} - mid_price) / mid_price) * 1e4 as {{ side }}_distance_L{{ i }}
         {%- endfor %}
         {%- for i in range(first) %},
-        {% if i > 0 %}{{ side }}_cumulative_L{{ i - 1 }} + {% endif -%}
-        {{ side }}_size_L{{ i }} as {{ side }}_cumulative_L{{ i }}
+        {% if i == 0 %}0.0::double{% else %}{{ side }}_cumulative_L{{ i - 1 }} + {{ side }}_size_L{{ i }}{% endif %}
+            as {{ side }}_cumulative_L{{ i }}
         {%- endfor %}{% endfor %}
     from leveled
 ),
@@ -141,10 +142,9 @@ structure as (
         case
             when {{ double(band[0]) }} < {{ side }}_reach_bps
                 then {{ size_within(side, band[0], band[1], levels) }}
-        end as {{ side }}_vol_band_{{ band_name(band) }},
+        end as {{ band_column(side ~ "_vol", band) }},
         {% endfor -%}
-        {{ imbalance("bid_vol_band_" ~ band_name(band), "ask_vol_band_" ~ band_name(band)) }}
-            as imb_band_{{ band_name(band) }},
+        {{ imbalance(band_column("bid_vol", band), band_column("ask_vol", band)) }} as {{ band_column("imb", band) }},
         {% endfor -%}
         case
             when bid_reach_bps >= 50 and ask_reach_bps >= 50

@@ -4,7 +4,7 @@
     channel="ticker",
     partition="hour",
     context={"bronze.ticker": var("rolling_windows") | max},
-    price_unit=true
+    price_unit="(bid + ask) / 2"
 ) }}
 
 with quotes as (

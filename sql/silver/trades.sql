@@ -28,6 +28,8 @@ priced as (
     select
         *,
         case when is_valid then price end as valid_price,
+        case when is_valid then amount end as volume,
+        case when is_valid then {{ counter_amount("price", "amount") }} end as counter_volume,
         case when is_valid then {{ dollar_volume("price", "amount") }} end as dollar_volume
     from trades
 ),
@@ -45,11 +47,9 @@ with_returns as (
 running as (
     select
         *,
-        {{ running(units("case when is_valid then amount end", "1e15")) }} as volume_units,
-        {{ running(units("dollar_volume", "1e16")) }} as dollar_units,
-        {{ running(units("case when is_valid then " ~ base_volume("price", "amount") ~ " end", "1e15")) }}
-            as base_units,
-        {{ running(units("log_return * log_return", "309485009821345068724781056")) }} as square_units,
+        {{ running_limbs("volume", "volume", 2 ** 12) }},
+        {{ running_limbs("counter_volume", "counter_volume", 2 ** 12) }},
+        {{ running_limbs("square", "log_return * log_return", 2 ** 87) }},
         {{ running("is_valid::bigint") }} as trade_count,
         {{ running("(is_valid and direction <> 0)::bigint") }} as known_count,
         {{ running("(is_valid and direction > 0)::bigint") }} as buy_count,
@@ -60,10 +60,12 @@ running as (
 edges as materialized (
     select
         clock_us,
-        volume_units,
-        dollar_units,
-        base_units,
-        square_units,
+        volume_upper,
+        volume_lower,
+        counter_volume_upper,
+        counter_volume_lower,
+        square_upper,
+        square_lower,
         trade_count,
         known_count,
         buy_count,
@@ -86,51 +88,58 @@ with_mids as (
     where not running.is_context
 ),
 
-final as (
+windowed as (
     select
-        {{ partition_columns("r.clock_us") }},
-        r.collected_at,
-        r.capture_ts,
-        r.timestamp,
-        r.trade_id,
-        r.side,
-        r.price,
-        r.amount,
-        r.cost,
-        {{ instant("r.clock_us") }} as clock_ts,
-        r.lane_order,
-        r.is_valid,
-        case when r.is_valid and r.direction <> 0 then r.direction > 0 end as is_buy,
-        r.dollar_volume,
-        case when r.is_valid and r.direction <> 0 then r.direction * r.amount end as signed_volume,
-        r.log_return,
-        case when r.is_valid then {{ time_feature("hour_of_day", "r.clock_us") }} end as hour_of_day,
-        case when r.is_valid then {{ time_feature("day_of_week", "r.clock_us") }} end as day_of_week,
-        case when r.is_valid then {{ time_feature("is_weekend", "r.clock_us") }} end as is_weekend,
-        r.mid_before,
-        2 * abs(r.price - r.mid_before) / r.mid_before as effective_spread,
+        r.*,
         {%- for h in var("rolling_windows") %}
         {%- set w = "w" ~ h %}
-        case
-            when r.is_valid
-                then ({{ in_window("dollar_units", w) }} / 1e16) / nullif({{ in_window("base_units", w) }} / 1e15, 0)
-        end as vwap_{{ h }}s,
-        case when r.is_valid then {{ in_window("volume_units", w) }} / 1e15 end as volume_{{ h }}s,
-        case when r.is_valid then {{ in_window("dollar_units", w) }} / 1e16 end as dollar_volume_{{ h }}s,
-        case when r.is_valid then {{ in_window("trade_count", w) }}::bigint end as trade_count_{{ h }}s,
-        case
-            when r.is_valid
-                then {{ in_window("buy_count", w) }}::double / nullif({{ in_window("known_count", w) }}, 0)
-        end as buy_ratio_{{ h }}s,
-        case
-            when r.is_valid and {{ in_window("return_count", w) }} > 0
-                then {{ in_window("square_units", w) }}::double / 309485009821345068724781056
-        end as realized_var_{{ h }}s
+        {{ limbs_in_window("volume", w, 2 ** 12) }} as volume_{{ h }},
+        {{ limbs_in_window("counter_volume", w, 2 ** 12) }} as counter_volume_{{ h }},
+        {{ limbs_in_window("square", w, 2 ** 87) }} as squares_{{ h }},
+        {{ in_window("trade_count", w) }}::bigint as trades_{{ h }},
+        {{ in_window("known_count", w) }} as known_{{ h }},
+        {{ in_window("buy_count", w) }} as buys_{{ h }},
+        {{ in_window("return_count", w) }} as returns_{{ h }}
         {%- if not loop.last %},{% endif %}
         {%- endfor %}
     from with_mids as r
     {{ join_windows("edges", var("rolling_windows")) }}
-    order by r.clock_us, r.lane_order
+),
+
+final as (
+    select
+        {{ partition_columns("clock_us") }},
+        collected_at,
+        capture_ts,
+        timestamp,
+        trade_id,
+        side,
+        price,
+        amount,
+        cost,
+        {{ instant("clock_us") }} as clock_ts,
+        lane_order,
+        is_valid,
+        case when is_valid and direction <> 0 then direction > 0 end as is_buy,
+        dollar_volume,
+        case when is_valid and direction <> 0 then direction * amount end as signed_volume,
+        log_return,
+        case when is_valid then {{ time_feature("hour_of_day", "clock_us") }} end as hour_of_day,
+        case when is_valid then {{ time_feature("day_of_week", "clock_us") }} end as day_of_week,
+        case when is_valid then {{ time_feature("is_weekend", "clock_us") }} end as is_weekend,
+        mid_before,
+        2 * abs(price - mid_before) / mid_before as effective_spread,
+        {%- for h in var("rolling_windows") %}
+        case when is_valid then {{ vwap_of("volume_" ~ h, "counter_volume_" ~ h) }} end as vwap_{{ h }}s,
+        case when is_valid then volume_{{ h }} end as volume_{{ h }}s,
+        case when is_valid then {{ dollars_of("volume_" ~ h, "counter_volume_" ~ h) }} end as dollar_volume_{{ h }}s,
+        case when is_valid then trades_{{ h }} end as trade_count_{{ h }}s,
+        case when is_valid then buys_{{ h }}::double / nullif(known_{{ h }}, 0) end as buy_ratio_{{ h }}s,
+        case when is_valid and returns_{{ h }} > 0 then squares_{{ h }} end as realized_var_{{ h }}s
+        {%- if not loop.last %},{% endif %}
+        {%- endfor %}
+    from windowed
+    order by clock_us, lane_order
 )
 
 select * from final

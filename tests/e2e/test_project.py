@@ -11,8 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
+from daedalus_etl import compile as compiled
 from daedalus_etl import models, profiles, runner
 from daedalus_etl.errors import UsageError
 from daedalus_etl.simulator import Market, simulate
@@ -234,3 +236,101 @@ def test_an_unknown_kernel_is_named_with_those_that_there_are(data: Path, tmp_pa
     graph = models.Graph(profile.projects, profile.variables)
     report = runner.Run(profile, graph, runner.Selection(models=("silver.trade_runs",)), lambda *_: None).run()
     assert any("no kernel is called trade_runs" in reason for _, reason in report.failed)
+
+
+UNIT = """-- The lane's unit of exact prices, beside each row.
+{{{{ config(channel="{channel}", partition="hour", price_unit="{price}"{more}) }}}}
+
+with final as (
+    select
+        clock_us,
+        lane_order,
+        is_valid,
+        {{{{ bind("price_unit") }}}}::double as unit
+    from {{{{ ref("bronze.{channel}") }}}}
+    where not is_duplicate and not is_context
+)
+
+"""
+SHAPE = """select
+    {{ partition_columns("clock_us") }},
+    {{ instant("clock_us") }} as clock_ts,
+    lane_order,
+    is_valid,
+    unit
+"""
+COUNT = """import numpy as np
+
+from daedalus_etl.kernels.base import Kernel
+
+
+class Count(Kernel):
+    columns = ("number",)
+
+    def reads(self):
+        return ("lane_order", "clock_us", "is_valid")
+
+    def advance(self, columns, beside):
+        return columns["lane_order"][np.newaxis].astype(float), {}
+
+    def save(self):
+        return {}
+
+    def load(self, kept):
+        pass
+
+
+KERNEL = Count
+"""
+ORDER = "order by clock_us, lane_order"
+
+
+def unit_model(channel: str, price: str, *, streamed: bool = False) -> list[tuple[str, str]]:
+    if not streamed:
+        text = UNIT.format(channel=channel, price=price, more="") + SHAPE + f"from final\n{ORDER}\n"
+        return [("sql/silver/units.sql", text)]
+    head = UNIT.format(channel=channel, price=price, more=f', kernel="count", streams="bronze.{channel}"')
+    text = head + f"select * from final\n{ORDER};\n\n" + SHAPE + "from {{ kernel_output() }};\n"
+    return [("sql/silver/units.sql", text), ("kernels/count.py", COUNT)]
+
+
+@pytest.mark.parametrize(
+    ("channel", "price", "streamed"),
+    [
+        ("trades", "price", False),
+        ("ticker", "(bid + ask) / 2", False),
+        ("orderbook", "mid_price", False),
+        ("orderbook", "mid_price", True),
+    ],
+)
+def test_a_model_says_which_price_fixes_its_lanes_unit(
+    data: Path, tmp_path: Path, channel: str, price: str, streamed: bool
+):
+    run(data, write(tmp_path / "mine", unit_model(channel, price, streamed=streamed)), "silver.units")
+    for symbol in MARKET.symbols:
+        got = published(data, "silver/units", f"source_symbol = '{symbol}'")
+        lane = naive.ordered(naive.read_bronze(data, "ccxt", channel, "demo", symbol), channel, naive.DEFAULTS)
+        first = next(row for row in lane if row["is_valid"])
+        if channel == "orderbook":
+            first["mid_price"] = (first["_bids"][0][0] + first["_asks"][0][0]) / 2
+        value = eval(price, {}, first)  # the same in Python
+        unit = 2.0 ** (math.frexp(value)[1] - 55)
+        assert len({row["clock_ts"] // 3_600_000_000 for row in got}) == 2
+        assert {row["unit"] for row in got if row["is_valid"]} == {unit}
+
+
+def test_a_compiled_model_has_the_unit_of_the_published_one_by_the_lanes_own_variables(data: Path, tmp_path: Path):
+    instruments = "instruments: [{symbol: 'SHIB-*', contract_size: 1024}]\n"
+    files = unit_model("trades", 'price * " ~ var("contract_size") ~ "')
+    project = write(tmp_path / "mine", [*files, ("duckdb_profiles.yaml", instruments)])
+    run(data, project, "silver.units")
+    profile = profiles.load("laptop", project).with_data(str(data), None)
+    graph = models.Graph(profile.projects, profile.variables)
+    of = runner.Run(profile, graph, runner.Selection(), lambda *_: None)
+    of.look(remember=False)
+    lane = next(lane for lane in of.selected if lane.channel == "trades" and lane.symbol == "SHIB-USDT")
+    (script,) = compiled.Compiler(of).scripts(graph.models["silver.units"], lane)
+    units = {unit for (unit,) in duckdb.sql(f"select unit from ({script.sql.rpartition(';')[0]})").fetchall()}
+    first = next(row for row in trades(data, "SHIB-USDT") if row["is_valid"])
+    assert units == {2.0 ** (math.frexp(first["price"])[1] - 55 + 10)}
+    assert units == {row["unit"] for row in published(data, "silver/units", "source_symbol = 'SHIB-USDT'")}

@@ -9,11 +9,12 @@ from tests.tables import Market, assert_rows
 
 MARKET = Market("silver.orderbook")
 SMALL = Market("silver.orderbook", vpin_bucket_volume=4e-9, vpin_window_buckets=2)
+FINE = Market("silver.orderbook", bands_bps=[[0, 1], [2.5, 5], [5, 7.25]], legacy_aliases=True)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _run(tmp_path_factory: pytest.TempPathFactory) -> None:
-    for market in (MARKET, SMALL):
+    for market in (MARKET, SMALL, FINE):
         market.run(tmp_path_factory.mktemp("books"))
 
 
@@ -153,6 +154,21 @@ def test_imbalances_of_bands_need_both_sides_and_some_size() -> None:
         -3/5            | -                | -                 | -                 | -
         -               | -                | -                 | -                 | -
         -               | -3/5             | -                 | -                 | -
+    """)
+
+
+FRACTIONS = FINE.lane("fractions", orderbook="""
+    at       | bids                                       | asks
+    00:00:00 | 9999x1 9997.5x2 9995.5x4 9995x8 9992x16   | 10001x1 10002.5x2 10005x4
+    00:00:01 | 9999.5x1 9997.5x2                          | 10000.5x1 10007.5x2  10008x4
+""")
+
+
+def test_the_edges_of_bands_may_have_fractions() -> None:
+    assert_rows(FRACTIONS.rows("silver/orderbook"), """
+        bid_vol_band_0_1bps | bid_vol_band_2.5_5bps | bid_vol_band_5_7.25bps | ask_vol_band_2.5_5bps | ask_vol_band_5_7.25bps | imb_band_2.5_5bps
+        0                   | 2 + 4                 | 8                      | 2                     | -                      | 4/8
+        1                   | -                     | -                      | 0                     | 0                      | -
     """)
 
 

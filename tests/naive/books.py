@@ -55,7 +55,7 @@ def columns(variables: Row) -> list[str]:
     names += ["bid_slope_regression", "ask_slope_regression", "slope_asymmetry", "center_of_gravity", "cog_vs_mid"]
     names += ["bid_depth_decay_5", "ask_depth_decay_5", "avg_depth_decay_5", "bid_concentration", "ask_concentration"]
     names += ["spread_per_depth_L3", "spread_per_depth_L6", "bid_reach_bps", "ask_reach_bps"]
-    names += [f"{name}_{lo:g}_{hi:g}bps" for lo, hi in variables["bands_bps"] for name in BANDS_KEPT]
+    names += [f"{name}_{lo}_{hi}bps" for lo, hi in variables["bands_bps"] for name in BANDS_KEPT]
     names += ["book_convexity", "ofi", "mlofi", "log_return", "mid_velocity", "mid_accel"]
     names += ["interval_buy_volume", "interval_sell_volume", "interval_trade_count"]
     names += [f"{name}_{h}s" for h in variables["rolling_windows"] for name in WINDOWED]
@@ -157,7 +157,7 @@ def slope_regression(side: Side, mid: float) -> Scaled:
     if len(side) < 3:
         return None, 0.0
     x = [distance(p, mid) for p, _ in side]
-    y = [size_of(side[: i + 1]) for i in range(len(side))]
+    y = [size_of(side[1 : i + 1]) for i in range(len(side))]  # less the best level's, which moves no slope
     dx, dy = centred(x), centred(y)
     sxx = math.fsum(d * d for d in dx)
     if sxx == 0:
@@ -235,7 +235,7 @@ def structural(row: Row, bids: Side, asks: Side, variables: Row) -> None:
     bid_reach, ask_reach = distance(bids[-1][0], mid), distance(asks[-1][0], mid)
     row.update(bid_reach_bps=bid_reach, ask_reach_bps=ask_reach)
     for lo, hi in variables["bands_bps"]:
-        band = f"{lo:g}_{hi:g}bps"
+        band = f"{lo}_{hi}bps"
         bid_volume = None if lo >= bid_reach else size_within(bids, mid, lo, hi)
         ask_volume = None if lo >= ask_reach else size_within(asks, mid, lo, hi)
         put(row, f"bid_vol_band_{band}", bid_volume)

@@ -29,7 +29,7 @@ WAYS: dict[str, dict[str, Any]] = {
         "rolling_windows": [7, 90],
         "levels": 6,
         "ofi_levels": 3,
-        "bands_bps": [[0, 3], [3, 40]],
+        "bands_bps": [[0, 3], [3, 9.5], [9.5, 40]],
         "bar_durations": [30],
     },
 }

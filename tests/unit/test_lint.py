@@ -24,6 +24,7 @@ EVERYTHING = {
     "resample_frequency": 5,
     "fill_gaps": True,
     "partial_bars": True,
+    "bands_bps": ((0, 2.5), (2.5, 10)),
 }
 
 
