@@ -6,7 +6,7 @@ from daedalus_etl.profiles import Profile
 
 # What a process takes beside DuckDB's own memory: Python, pyarrow, numba, and what DuckDB needs beyond its limit while
 # it writes wide rows; and the process that only hands out lanes (docs/performance.md). Bytes.
-BESIDE = 350_000_000
+BESIDE = 365_000_000
 HANDING_OUT = 60_000_000
 BYTES = {"orderbook": 4000, "trades": 1500, "ticker": 1500}  # of DuckDB's memory, a row with all that is made of it
 LEAST = 100_000_000  # DuckDB needs so much for real data; a profile that leaves less is gone beyond

@@ -327,7 +327,7 @@ def test_a_compiled_model_has_the_unit_of_the_published_one_by_the_lanes_own_var
     profile = profiles.load("laptop", project).with_data(str(data), None)
     graph = models.Graph(profile.projects, profile.variables)
     of = runner.Run(profile, graph, runner.Selection(), lambda *_: None)
-    of.look(remember=False)
+    of.look()
     lane = next(lane for lane in of.selected if lane.channel == "trades" and lane.symbol == "SHIB-USDT")
     (script,) = compiled.Compiler(of).scripts(graph.models["silver.units"], lane)
     units = {unit for (unit,) in duckdb.sql(f"select unit from ({script.sql.rpartition(';')[0]})").fetchall()}
