@@ -88,7 +88,7 @@ class Quiet:
             if start == ALL_BUT_THE_LAST_HOUR:
                 there = [path for hour in hours[:-1] for path in hour]
             else:
-                late = next(path for path in hours[1] if "trades" in path.parts)  # one of two in its hour
+                late = [path for path in hours[1] if "trades" in path.parts][-1]  # the second of two in its hour
                 there = [path for hour in hours for path in hour if path != late]
             arrive(self.bronze, root.data, there)
             ended = root.run()

@@ -124,8 +124,8 @@ def test_two_hundred_kills_at_random_moments_equal_no_kill(everything: Quiet, tm
 
 
 def test_a_killed_first_process_leaves_no_second_writer(two_workers: Quiet, tmp_path: Path) -> None:
-    """kill -9 of the first process alone, with a worker in the middle of an operation. The next run waits for no one
-    and is refused by no ghost for long; whatever the worker still does, the outputs are right."""
+    """kill -9 of the first process alone, with a worker in the middle of an operation: no other run is let in while that
+    worker lives, and the outputs are right whatever it still does."""
     root = two_workers.fresh(tmp_path)
     at = next(entry.n for entry in two_workers.operations() if entry.kind == "replace processed")
     plan = root.plan(pause_at=at)
@@ -139,6 +139,7 @@ def test_a_killed_first_process_leaves_no_second_writer(two_workers: Quiet, tmp_
             (work / "go_on").touch()  # the worker that held the lock may end
             time.sleep(0.1)
         assert second.code == 0, second.err
+        assert not running.alive(), "two runs at once"
         (work / "go_on").touch()
         wait_until(lambda: not running.alive())
         root.ends_as_the_quiet_run()

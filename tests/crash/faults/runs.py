@@ -82,9 +82,10 @@ class Running:
         )
 
     def alive(self) -> bool:
-        """Is any process of its group still there?"""
-        try:
-            os.killpg(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        return True
+        """Is any process of its group still there? One that is dead and not yet fetched is not."""
+        for status in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                state, _, group, *_ = status.read_text().rpartition(")")[2].split()
+                if group == str(self.pid) and state not in ("Z", "X"):
+                    return True
+        return False
