@@ -124,8 +124,8 @@ def test_two_hundred_kills_at_random_moments_equal_no_kill(everything: Quiet, tm
 
 
 def test_a_killed_first_process_leaves_no_second_writer(two_workers: Quiet, tmp_path: Path) -> None:
-    """kill -9 of the first process alone, with a worker in the middle of an operation: no other run is let in while that
-    worker lives, and the outputs are right whatever it still does."""
+    """kill -9 of the first process alone, with a worker in the middle of an operation: no other run is let in while
+    it lives, and the outputs are right whatever it still does."""
     root = two_workers.fresh(tmp_path)
     at = next(entry.n for entry in two_workers.operations() if entry.kind == "replace processed")
     plan = root.plan(pause_at=at)
