@@ -1,0 +1,91 @@
+"""Start, stop and kill the command, with a plan or without."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.crash.faults.plan import Plan
+
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parents[2]
+LONGEST = 120  # s; a run that takes longer hangs
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A command that has ended; seconds of CPU of all its processes. A negative code is the signal that ended it."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+
+    @property
+    def killed(self) -> bool:
+        return self.code == -signal.SIGKILL
+
+
+def environment(plan: Plan | None) -> dict[str, str]:
+    """What a Python process, and all that it starts, needs to be under the plan."""
+    found = {key: value for key, value in os.environ.items() if key != "DAEDALUS_PROFILE"}
+    found["PYTHONPATH"] = str(REPOSITORY)
+    if plan is not None:
+        found["PYTHONPATH"] = f"{HERE / 'layer'}{os.pathsep}{REPOSITORY}"
+        found |= plan.environment()
+    return found
+
+
+class Running:
+    """A command at work, in a process group of its own."""
+
+    def __init__(self, arguments: tuple[str | Path, ...], plan: Plan | None, scratch: Path, limit: int = LONGEST):
+        scratch.mkdir(parents=True, exist_ok=True)
+        self._limit = limit
+        self._out, self._err = scratch / "stdout", scratch / "stderr"
+        with self._out.open("w") as out, self._err.open("w") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "daedalus_etl", *map(str, arguments)],
+                cwd=scratch, env=environment(plan), stdin=subprocess.DEVNULL, stdout=out, stderr=err,
+                start_new_session=True,
+            )  # fmt: skip
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def kill(self, *, group: bool = True) -> Ended:
+        """kill -9, of all its processes or of the first alone."""
+        with contextlib.suppress(ProcessLookupError):
+            (os.killpg if group else os.kill)(self.pid, signal.SIGKILL)
+        return self.wait()
+
+    def wait(self) -> Ended:
+        deadline = time.monotonic() + self._limit
+        while True:
+            pid, status, usage = os.wait4(self.pid, os.WNOHANG)
+            if pid:
+                break
+            if time.monotonic() > deadline:
+                os.killpg(self.pid, signal.SIGKILL)
+                raise AssertionError(f"still running after {self._limit} s\n{self._err.read_text()}")
+            time.sleep(0.005)
+        self.process.returncode = os.waitstatus_to_exitcode(status)
+        return Ended(
+            self.process.returncode, self._out.read_text(), self._err.read_text(), usage.ru_utime + usage.ru_stime
+        )
+
+    def alive(self) -> bool:
+        """Is any process of its group still there? One that is dead and not yet fetched is not."""
+        for status in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                state, _, group, *_ = status.read_text().rpartition(")")[2].split()
+                if group == str(self.pid) and state not in ("Z", "X"):
+                    return True
+        return False
