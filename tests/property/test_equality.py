@@ -61,7 +61,7 @@ class Given:
 
 
 SHORT = Market(
-    hours=1.75, symbols=("SHIB-USDT",), start=datetime(2026, 2, 3, 22, 40, tzinfo=UTC), seed=3, dirt=0.06,
+    hours=1.5, symbols=("SHIB-USDT",), start=datetime(2026, 2, 3, 23, 12, tzinfo=UTC), seed=3, dirt=0.06,
     books_per_second=0.15, trades_per_second=0.15, quotes_per_second=0.15, segment_seconds=1800,
 )  # fmt: skip
 SOAK = Market(
@@ -96,8 +96,10 @@ def given(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         (bronze / "raw").symlink_to(harness.SHARED / "raw")
     else:
         simulate(bronze, market)
-    found = Given(bronze, roots.copied(bronze, tmp_path_factory.mktemp("quiet")), roots.TWO_LAYERS, variables,
-                  kills=3 if request.param == "short" else 30)  # fmt: skip
+    quiet = roots.copied(bronze, tmp_path_factory.mktemp("quiet"))
+    is_short = request.param == "short"  # bars of 420 s lie across midnight
+    durations = ("--durations", "420" if is_short else "60,420")
+    found = Given(bronze, quiet, durations, variables, kills=3 if is_short else 30)
     found.run(found.quiet)
     return found
 
