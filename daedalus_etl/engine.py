@@ -3,10 +3,11 @@ files and names are bound as variables of the session."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ from daedalus_etl.profiles import Profile
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+_SESSIONS = itertools.count()
 
 
 def connect(memory_limit: int, temp: Path | None, threads: int = 1) -> duckdb.DuckDBPyConnection:
@@ -43,11 +47,12 @@ def spill_folder(parent: Path | None) -> Path | None:
     read each other's. Those of processes that were killed are removed."""
     if parent is None:
         return None
-    parent.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # who needs no room beside memory goes on; the others hear of it from DuckDB
+        parent.mkdir(parents=True, exist_ok=True)
     for left in parent.glob("spill-*-*"):
         if not Path(f"/proc/{left.name.split('-')[1]}").exists():
             shutil.rmtree(left, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"spill-{os.getpid()}-", dir=parent))
+    return parent / f"spill-{os.getpid()}-{next(_SESSIONS)}"  # DuckDB makes it when it has something to put there
 
 
 def last_clock(paths: Sequence[str], before: int) -> int | None:

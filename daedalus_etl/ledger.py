@@ -97,16 +97,22 @@ class Ledger:
         return sorted(self._names)
 
     def get(self, partition: str) -> Record | None:
-        """The record of a partition; None if there is none, or none that can be read: the partition is made again."""
+        """The record of a partition; None if there is none, or one of another version: the partition is made again.
+
+        Raises DaedalusError for what is no record: if bronze is gone, there is nothing to make it from again.
+        """
+        path = self._path(partition)
         try:
-            with open(self._path(partition), "rb") as file:
+            with open(path, "rb") as file:
                 value = json.loads(file.readline())
             if value.pop("version") != VERSION:
                 return None
             outputs = tuple(Output(**output) for output in value.pop("outputs"))
             return Record(**{**value, "outputs": outputs, "obsolete": tuple(value["obsolete"])})
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        except FileNotFoundError:
             return None
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise DaedalusError("is no record", str(path), "Remove it: its partition is then made again.") from None
 
     def inputs(self, record: Record) -> list[Input]:
         """The segments that a record's partition was made of. Raises DaedalusError if the record was cut short."""
@@ -200,9 +206,28 @@ class Ledger:
             files.write_synced(self.folder / "head.json", json.dumps(head).encode())
 
     def remove_obsolete(self, record: Record) -> None:
-        """Take away what was published under another name; again after a crash that came before it."""
+        """Take away what was published under another name."""
         for path in record.obsolete:
             files.remove(self.processed / path)
+
+    def tidy(self, records: Iterable[Record]) -> None:
+        """Do again what a crash right behind a record may have undone: remove what the record put out of use."""
+        states = {}
+        for record in records:
+            self.remove_obsolete(record)
+            states[record.partition] = record.state
+        for name in self._states():
+            partition = name.partition(".")[0]
+            if states.get(partition, name) != name:
+                files.remove(self.folder / name)
+
+    def _states(self) -> list[str]:
+        """The names of the state files, in order of time."""
+        try:
+            with os.scandir(self.folder) as entries:
+                return sorted(e.name for e in entries if e.name.endswith(".state"))
+        except FileNotFoundError:
+            return []
 
     def _thin_out(self, before: Record | None, record: Record) -> None:
         """Keep the states of the newest hours, and of the ends of days and months before them."""
@@ -213,9 +238,7 @@ class Ledger:
         names = self.partitions
         if record.partition != names[-1]:
             return  # a replay: what was kept is kept
-        with os.scandir(self.folder) as entries:
-            states = sorted(e.name for e in entries if e.name.endswith(".state"))
-        for name in states_to_drop(states):
+        for name in states_to_drop(self._states()):
             files.remove(self.folder / name)
 
 
@@ -271,25 +294,4 @@ def unpack(blob: bytes) -> dict[str, bytes]:
     for name, size in json.loads(head):
         out[name] = body[at : at + size]
         at += size
-    return out
-
-
-def arrays_to_bytes(arrays: Mapping[str, Any]) -> bytes:
-    """Named NumPy arrays as bytes, the same for the same arrays."""
-    import numpy as np
-
-    out = io.BytesIO()
-    for name in sorted(arrays):
-        np.lib.format.write_array(out, np.frombuffer(name.encode(), np.uint8), allow_pickle=False)
-        np.lib.format.write_array(out, np.ascontiguousarray(arrays[name]), allow_pickle=False)
-    return out.getvalue()
-
-
-def arrays_from_bytes(blob: bytes) -> dict[str, Any]:
-    import numpy as np
-
-    source, out = io.BytesIO(blob), {}
-    while source.tell() < len(blob):
-        name = np.lib.format.read_array(source, allow_pickle=False).tobytes().decode()
-        out[name] = np.lib.format.read_array(source, allow_pickle=False)
     return out

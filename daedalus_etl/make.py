@@ -105,9 +105,7 @@ class _Hours:
 
     def make(self) -> None:
         self.steps = plan.silver(self.scope, self.model, self.lane)
-        for step in self.steps:
-            if step.record is not None:
-                self.ledger.remove_obsolete(step.record)
+        self.ledger.tidy(step.record for step in self.steps if step.record is not None)
         self._say_what_is_lost()
         ahead = max((k for k, step in enumerate(self.steps) if step.wanted), default=-1) + 1
         pending = [step for step in self.steps[:ahead] if step.reason and not step.frozen]
@@ -323,9 +321,9 @@ class _Bars:
     def make(self) -> None:
         days = list(plan.gold(self.scope, self.model, self.lane))
         pending = [day for day in days if day.reason]
-        for day in days:
-            if day.record is not None:
-                self.scope.ledger(self.model, self.lane, day.duration).remove_obsolete(day.record)
+        for duration in {day.duration for day in days}:
+            known = [day.record for day in days if day.duration == duration and day.record is not None]
+            self.scope.ledger(self.model, self.lane, duration).tidy(known)
         self.maker.tell("planned", {"model": self.model.name, "rows": sum(day.rows for day in pending)})
         self.maker.tell("fresh", {"count": len(days) - len(pending)})
         if not pending:

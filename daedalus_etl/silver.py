@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from daedalus_etl import ledger, models
+from daedalus_etl import canonical, models
 from daedalus_etl.audit import Facts
 from daedalus_etl.engine import Engine, batches
 from daedalus_etl.errors import DaedalusError
@@ -19,7 +19,6 @@ from daedalus_etl.models import Context, Graph, Model
 
 if TYPE_CHECKING:
     import duckdb
-    import pyarrow as pa
 
     from daedalus_etl.kernels.base import Kernel
 
@@ -68,9 +67,9 @@ class Walk:
             table = self.engine.to_arrow(
                 f"select * from {_carried(name)} order by clock_us, lane_order, segment, position"
             )
-            kept[f"carry:{name}"] = _arrow_bytes(table)
+            kept[f"carry:{name}"] = canonical.table_to_bytes(table)
         if self.kernel is not None:
-            kept["kernel"] = ledger.arrays_to_bytes(self.kernel.save())
+            kept["kernel"] = canonical.arrays_to_bytes(self.kernel.save())
         if self.price_unit is not None:
             kept["price_unit"] = self.price_unit.hex().encode()
         return kept
@@ -79,10 +78,10 @@ class Walk:
         for name, blob in kept.items():
             if name.startswith("carry:"):
                 relation = name.partition(":")[2]
-                self.engine.load_arrow(_carried(relation), _arrow_table(blob))
+                self.engine.load_arrow(_carried(relation), canonical.table_from_bytes(blob))
                 self._has_carry.add(relation)
         if self.kernel is not None and "kernel" in kept:
-            self.kernel.load(ledger.arrays_from_bytes(kept["kernel"]))
+            self.kernel.load(canonical.arrays_from_bytes(kept["kernel"]))
         if "price_unit" in kept:
             self._fix_unit(float.fromhex(kept["price_unit"].decode()))
 
@@ -486,19 +485,3 @@ def _table(name: str) -> str:
 
 def _carried(name: str) -> str:
     return f"carried_{_table(name)}"
-
-
-def _arrow_bytes(table: pa.Table) -> bytes:
-    import pyarrow as pa
-
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
-        writer.write_table(table.combine_chunks())
-    held: bytes = sink.getvalue().to_pybytes()
-    return held
-
-
-def _arrow_table(blob: bytes) -> pa.Table:
-    import pyarrow as pa
-
-    return pa.ipc.open_stream(blob).read_all()

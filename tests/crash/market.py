@@ -164,7 +164,7 @@ class Root:
     def equals_the_quiet_run(self) -> None:
         assert_same_rows(rows_of(self.data), self.quiet.rows)
         got, want = states_of(self.data), self.quiet.states
-        assert sorted(got) == sorted(want), "other states are kept"
+        assert sorted(got) == sorted(want), f"other states are kept: {sorted(set(got) ^ set(want))}"
         assert [name for name in want if got[name] != want[name]] == [], "states that are not the quiet run's"
 
     def has_nothing_left_to_do(self) -> None:
