@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -219,6 +220,22 @@ def rows_in(content: bytes) -> list[str]:
 def states_of(data: Path) -> dict[str, bytes]:
     """The kernels' and the lanes' states."""
     return {str(p.relative_to(data)): p.read_bytes() for p in sorted((data / "state").rglob("*.state"))}
+
+
+def records_of(data: Path) -> dict[str, list[Any]]:
+    """The ledger's JSON files, line by line, without what tells one copy from another: times of modification, and
+    what was found out about segments, which names them by their absolute paths."""
+    return {
+        str(path.relative_to(data)): [_timeless(json.loads(line)) for line in path.read_bytes().splitlines()]
+        for path in sorted((data / "state").rglob("*.json"))
+        if "segments" not in path.relative_to(data).parts
+    }
+
+
+def _timeless(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _timeless(v) for key, v in value.items() if key != "mtime_ns"}
+    return [_timeless(v) for v in value] if isinstance(value, list) else value
 
 
 def files_below(data: Path) -> list[str]:

@@ -39,11 +39,13 @@ def says_clearly(ended: Ended, *names: str) -> None:
 
 
 READS = ("open", "list")
+LEFTOVERS = ("rmdir staging", "unlink staging")
 
 
 def said_or_done_without(root: Root, ended: Ended, error: str, what: str) -> None:
-    """A failure is said. What could not be read may also be found out in another way, if nothing is missing then."""
-    if ended.code == 0 and what.split(maxsplit=1)[0] in READS:
+    """A failure is said. What could not be read may also be found out in another way, and what nobody needs any more
+    may lie in staging until the next run, if nothing is missing then."""
+    if ended.code == 0 and (what.split(maxsplit=1)[0] in READS or what in LEFTOVERS):
         root.equals_the_quiet_run()
     else:
         says_clearly(ended, error)

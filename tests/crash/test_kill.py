@@ -19,6 +19,7 @@ from tests.crash.market import (
     arrivals,
     arrive,
     files_below,
+    records_of,
     spread,
 )
 from tests.crash.readers import Reader
@@ -37,6 +38,8 @@ def killed_then_rerun(quiet: Quiet, folder: Path, start: str, at: int, moment: s
         try:
             root.ends_as_the_quiet_run()
             root.has_nothing_left_to_do()
+            got, want = records_of(root.data), records_of(quiet.data)
+            assert [name for name in want if got.get(name) != want[name]] == [], "records that are not the quiet run's"
             assert len(files_below(root.data)) == len(files_below(quiet.data)), "the kill left litter"
         except AssertionError as wrong:
             raise AssertionError(f"killed {moment} operation {at} from {start}: {wrong}") from wrong
@@ -47,6 +50,7 @@ def test_there_is_something_to_compare(trades: Quiet) -> None:
     """The market has days, hours, invalid rows and states, and the layer sees every kind of operation."""
     assert len(trades.rows) >= 5
     assert len(trades.states) >= 3
+    assert len(records_of(trades.data)) >= 5
     assert sum(map(len, trades.rows.values())) > 300
     seen = {entry.kind for start in STARTS for entry in trades.operations(start)}
     assert {"replace processed", "fsync processed", "mkdir processed", "write state", "fsync state"} <= seen
