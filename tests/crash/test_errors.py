@@ -72,7 +72,7 @@ def failed_then_rerun(root: Root, at: int, error: str, what: str) -> bool:
 
 @pytest.mark.parametrize("start", [ALL_BUT_THE_LAST_HOUR, ALL_BUT_A_LATE_SEGMENT])
 def test_a_failed_operation_is_said_and_healed_by_the_next_run(trades: Quiet, tmp_path: Path, start: str) -> None:
-    for entry, error in zip(spread(trades.operations(start), 5), cycle(ERRORS), strict=False):
+    for entry, error in zip(spread(trades.operations(start), 4), cycle(ERRORS), strict=False):
         failed_then_rerun(trades.fresh(tmp_path, start), entry.n, error, entry.kind)
 
 

@@ -40,7 +40,8 @@ def killed_then_rerun(quiet: Quiet, folder: Path, start: str, at: int, moment: s
             root.has_nothing_left_to_do()
             got, want = records_of(root.data), records_of(quiet.data)
             assert [name for name in want if got.get(name) != want[name]] == [], "records that are not the quiet run's"
-            assert len(files_below(root.data)) == len(files_below(quiet.data)), "the kill left litter"
+            litter = set(files_below(root.data)) - set(files_below(quiet.data))
+            assert not litter, f"the kill left litter: {sorted(litter)}"
         except AssertionError as wrong:
             raise AssertionError(f"killed {moment} operation {at} from {start}: {wrong}") from wrong
     assert reader.passes > 3
