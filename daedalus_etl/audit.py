@@ -31,6 +31,7 @@ REQUIRED = {
     "ticker": ("bid", "ask"),
 }
 INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
+NO_TYPE = '"NULL"'  # as DuckDB calls it
 NUMBERS = (*INTEGERS, "FLOAT", "DOUBLE")
 
 
@@ -79,7 +80,7 @@ class Facts:
 
 def as_column(name: str, wanted: str, found: str | None) -> str:
     """The SQL that reads one contract column from a file column of type `found` (None: not there)."""
-    if found is None or found in ('"NULL"', "NULL"):
+    if found is None or found == NO_TYPE:
         return f"null::{wanted} as {name}"
     if wanted == "BIGINT" and found in ("FLOAT", "DOUBLE"):
         return f"try_cast({name} as bigint) as {name}"
@@ -92,7 +93,7 @@ def as_column(name: str, wanted: str, found: str | None) -> str:
 
 def _type_problem(name: str, wanted: str, found: str) -> str:
     """Why a column of this type cannot be read as wanted; '' if it can."""
-    if found in ('"NULL"', "NULL"):
+    if found == NO_TYPE:
         return ""
     if wanted in ("BIGINT", "DOUBLE"):
         good = found in NUMBERS or (found.startswith("DECIMAL") and wanted == "DOUBLE")
@@ -136,7 +137,8 @@ def audit(con: duckdb.DuckDBPyConnection, segment: Segment, variables: Mapping[s
                 "describe select * from read_parquet(?, hive_partitioning = false)", [[literal(segment.path)]]
             ).fetchall()
         }
-        problem = _columns_problem(segment, found)
+        _take_empty_for_missing(con, segment, found)
+        problem = _columns_problem(segment, found) or _footer_problem(con, segment)
         if problem:
             return Facts(digest, problem=problem)
         return _look_inside(con, segment, digest, found, variables)
@@ -161,6 +163,42 @@ def path_hour(segment: Segment) -> int | None:
             raise DaedalusError(f"{key} is {str(value)[:40]!r} in the path, which is no number")
         values[key] = int(value)
     return hour_of(values)
+
+
+def _take_empty_for_missing(con: duckdb.DuckDBPyConnection, segment: Segment, found: dict[str, str]) -> None:
+    """A column without any value may have any type: some writers know none for it."""
+    for name, wanted in SCHEMAS[segment.channel].items():
+        if name in found and _type_problem(name, wanted, found[name]):
+            (values,) = con.execute(
+                f"select count({name}) from read_parquet($1, hive_partitioning = false)", [[literal(segment.path)]]
+            ).fetchall()[0]
+            if not values:
+                found[name] = NO_TYPE
+
+
+def _footer_problem(con: duckdb.DuckDBPyConnection, segment: Segment) -> str:
+    """Do the footer's own counts agree? DuckDB believes a row group's, and would leave out the rest in silence."""
+    disagree, rows, promised = con.execute(
+        """
+        with columns as (
+            select row_group_id, row_group_num_rows as rows, num_values, path_in_schema from parquet_metadata($1)
+        ),
+        groups as (
+            select
+                any_value(rows) as rows,
+                bool_or(num_values < rows or (path_in_schema = 'capture_ts' and num_values > rows)) as disagree
+            from columns
+            group by row_group_id
+        )
+        select
+            coalesce(bool_or(disagree), false),
+            coalesce(sum(rows), 0),
+            (select num_rows from parquet_file_metadata($1))
+        from groups
+        """,
+        [[literal(segment.path)]],
+    ).fetchall()[0]
+    return "its footer disagrees with itself about the number of rows" if disagree or rows != promised else ""
 
 
 def _columns_problem(segment: Segment, found: Mapping[str, str]) -> str:
@@ -286,9 +324,11 @@ def last_clock(
 
 
 def _off_by_thousand(name: str) -> str:
-    """Is a time in ms 500 to 2,000 times capture_ts, or the inverse (seconds, microseconds)?"""
+    """Is a time in ms 500 to 2,000 times capture_ts, or the inverse (microseconds, seconds), or that again
+    (nanoseconds)?"""
     ratio = f"({name}::double / nullif(capture_us / 1000, 0))"
-    return f"{ratio} between 500 and 2000 or {ratio} between 0.0005 and 0.002"
+    ranges = ((500, 2000), (0.0005, 0.002), (500_000, 2_000_000))
+    return " or ".join(f"{ratio} between {low} and {high}" for low, high in ranges)
 
 
 def is_unreadable(con: duckdb.DuckDBPyConnection, segment: Segment, facts: Facts) -> str:

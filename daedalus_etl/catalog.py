@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from daedalus_etl import files, lanes
 from daedalus_etl.errors import DaedalusError
 from daedalus_etl.lanes import CHANNELS, HOUR_US, Lane, Segment
+from daedalus_etl.ledger import staging_of
 from daedalus_etl.profiles import Profile
 from daedalus_etl.times import EPOCH
 
@@ -126,7 +127,7 @@ class Catalog:
             elif facts.spans:
                 found.append((segment, facts))
         if self.remember and (changed or now.keys() != known.keys()):
-            _write(memory, self._mark, now)
+            self._write(memory, now)
         from daedalus_etl import audit
 
         return audit.segment_order(found)
@@ -137,9 +138,13 @@ class Catalog:
 
         self._aside(segment, reason)
         if self.remember:
-            _write(
-                memory, self._mark, {**_read(memory, self._mark), segment.path: (segment.key, Facts(problem=reason))}
-            )
+            known = _read(memory, self._mark)
+            self._write(memory, {**known, segment.path: (segment.key, Facts(problem=reason))})
+
+    def _write(self, memory: Path, known: dict[str, tuple[tuple[int, int], Facts]]) -> None:
+        segments = {path: [key, facts.to_json()] for path, (key, facts) in known.items()}
+        content = json.dumps({"mark": self._mark, "segments": segments}).encode()
+        files.write_cache(memory, content, staging_of(self.profile.data))
 
     def _aside(self, segment: Segment, reason: str) -> None:
         self.bad[segment.path] = reason
@@ -324,11 +329,6 @@ def _read(memory: Path, mark: str) -> dict[str, tuple[tuple[int, int], Facts]]:
         return {path: ((key[0], key[1]), Facts.from_json(facts)) for path, (key, facts) in value["segments"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
-
-
-def _write(memory: Path, mark: str, known: dict[str, tuple[tuple[int, int], Facts]]) -> None:
-    segments = {path: [key, facts.to_json()] for path, (key, facts) in known.items()}
-    files.write_cache(memory, json.dumps({"mark": mark, "segments": segments}).encode())
 
 
 def roots(profile: Profile, trades: Path | None = None) -> dict[str, Path]:

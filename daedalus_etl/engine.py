@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from daedalus_etl.audit import SANITIZED, SCHEMAS, Facts, as_column
+from daedalus_etl.audit import NO_TYPE, SANITIZED, SCHEMAS, Facts, as_column
 from daedalus_etl.errors import DaedalusError
 from daedalus_etl.lanes import Lane, Segment, literal
 from daedalus_etl.limits import share_of
@@ -214,9 +214,9 @@ def raw_relation(
 
 def _wider(one: str, other: str) -> str:
     """The type that union_by_name makes of two, as far as `as_column` must know."""
-    if one == '"NULL"':
+    if one == NO_TYPE:
         return other
-    if other == '"NULL"':
+    if other == NO_TYPE:
         return one
     if "DOUBLE" in (one, other) or "FLOAT" in (one, other):
         return "DOUBLE" if one[-1] != "]" else "other"

@@ -7,17 +7,21 @@ into staging only.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import shutil
 from pathlib import Path
 
 BLOCK = 1 << 20
+TREES = ("processed", "state")  # of a data root
+_synced: set[Path] = set()  # folders whose entries this process has synced
+_PARTS = itertools.count()
 
 
-def write_synced(path: Path, content: bytes) -> None:
+def write_synced(path: Path, content: bytes, staging: Path) -> None:
     """Replace a small file whole. Its folder is made if it is not there."""
     make_folder(path.parent)
-    part = path.with_name(path.name + ".part")
+    part = _part(path, staging)
     with open(part, "wb") as file:
         file.write(content)
         file.flush()
@@ -26,12 +30,17 @@ def write_synced(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
-def write_cache(path: Path, content: bytes) -> None:
+def write_cache(path: Path, content: bytes, staging: Path) -> None:
     """Replace a small file whole, unsynced: for what can be found out again. Its reader must not trust its content."""
-    make_folder(path.parent)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = _part(path, staging)
     part.write_bytes(content)
     os.replace(part, path)
+
+
+def _part(path: Path, staging: Path) -> Path:
+    """Where a file is written first: what a kill leaves there goes when the next run empties it."""
+    return staging / f"{os.getpid()}-{next(_PARTS)}-{path.name[-80:]}"
 
 
 def place(staged: Path, target: Path) -> None:
@@ -44,12 +53,17 @@ def place(staged: Path, target: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it, each entry synced into the one that holds it."""
-    if path.is_dir():
+    """Make a folder below processed/ or state/ and those above it, each entry synced into the one that holds it.
+
+    Once a process for folders that were there too: whoever made them may have been killed before the sync.
+    """
+    if path in _synced and path.is_dir():
         return
-    make_folder(path.parent)
+    if path.name not in TREES:
+        make_folder(path.parent)
     path.mkdir(exist_ok=True)
     sync_folder(path.parent)
+    _synced.add(path)
 
 
 def remove(path: Path) -> None:

@@ -147,7 +147,7 @@ def segments(
         for entry in listed:
             if entry.name.startswith((".", "_")):
                 continue
-            if entry.is_dir(follow_symlinks=False):
+            if entry.is_dir(follow_symlinks=False) and not entry.name.endswith(".parquet"):
                 if entry.path not in apart:
                     stack.append((entry.path, {**values, **_partition_of(entry.name)}))
             elif entry.name.endswith(".parquet"):

@@ -79,6 +79,7 @@ class Ledger:
 
     def __init__(self, data: Path, model: str, lane: Lane, part: str = ""):
         self.processed = data / "processed"
+        self.staging = staging_of(data)
         self.folder = folder_of(data, model) / f"exchange={lane.exchange}" / f"symbol={lane.symbol}" / part
         self._names: set[str] | None = None
 
@@ -127,11 +128,14 @@ class Ledger:
     def head(self) -> Mapping[str, Any]:
         """The newest partition of the lane, its last clock (`max_clock`, us) and the state at its end; {} before the
         first."""
+        found: dict[str, Any] = json.loads(self._head() or b"{}")
+        return found
+
+    def _head(self) -> bytes:
         try:
-            found = json.loads((self.folder / "head.json").read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
+            return (self.folder / "head.json").read_bytes()
+        except FileNotFoundError:
+            return b""
 
     def is_there(self, record: Record) -> bool:
         """Are its published files still there, and the ones that it means? A copied file has another time, and the
@@ -183,7 +187,7 @@ class Ledger:
             record = replace(record, end=files.digest(blob))
             record = replace(record, state=f"{record.partition}.{record.end}.state")
             if not (self.folder / record.state).is_file():
-                files.write_synced(self.folder / record.state, blob)
+                self._replace(record.state, blob)
         old = {o.path for o in before.outputs} | set(before.obsolete) if before else set()
         record = replace(record, obsolete=tuple(sorted(old - {o.path for o in record.outputs})))
         self._write(record, list(inputs))
@@ -197,13 +201,15 @@ class Ledger:
         text = io.StringIO()
         for line in (first, *(vars(one) for one in inputs)):
             text.write(json.dumps(line, sort_keys=True, default=list) + "\n")
-        files.write_synced(self._path(record.partition), text.getvalue().encode())
+        self._replace(self._path(record.partition).name, text.getvalue().encode())
         newest = max(self.partitions, default="")
         assert self._names is not None
         self._names.add(record.partition)
         if record.partition >= newest:
-            head = {"partition": record.partition, "state": record.state, "max_clock": record.max_clock}
-            files.write_synced(self.folder / "head.json", json.dumps(head).encode())
+            self._replace("head.json", _head_of(record))
+
+    def _replace(self, name: str, content: bytes) -> None:
+        files.write_synced(self.folder / name, content, self.staging)
 
     def remove_obsolete(self, record: Record) -> None:
         """Take away what was published under another name."""
@@ -211,11 +217,14 @@ class Ledger:
             files.remove(self.processed / path)
 
     def tidy(self, records: Iterable[Record]) -> None:
-        """Do again what a crash right behind a record may have undone: remove what the record put out of use."""
+        """Do what a crash right behind a record may have left undone: remove what the record put out of use, and write
+        the head."""
         states = {}
         for record in records:
             self.remove_obsolete(record)
             states[record.partition] = record.state
+            if record.partition == self.partitions[-1] and _head_of(record) != self._head():
+                self._replace("head.json", _head_of(record))
         for name in self._states():
             partition = name.partition(".")[0]
             if states.get(partition, name) != name:
@@ -263,6 +272,16 @@ def publish(staged: Path, processed: Path, target: str, rows: int) -> Output:
     output = Output(target, rows, status.st_size, status.st_mtime_ns, files.digest_of(staged))
     files.place(staged, processed / target)
     return output
+
+
+def _head_of(record: Record) -> bytes:
+    head = {"partition": record.partition, "state": record.state, "max_clock": record.max_clock}
+    return json.dumps(head).encode()
+
+
+def staging_of(data: Path) -> Path:
+    """Where files are made, on the same filesystem, where no reader globs."""
+    return data / "state" / "staging"
 
 
 def folder_of(data: Path, model: str) -> Path:

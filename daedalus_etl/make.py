@@ -46,8 +46,12 @@ class Maker:
         self.scope, self.temp, self.tell, self.stopping = scope, temp, tell, stopping
 
     def lane(self, lane: Lane) -> None:
-        """Bring one lane up to date in all chosen models. What goes wrong is told, and stays with the model."""
+        """Bring one lane up to date in all chosen models. What goes wrong is told, and stays with the model and with
+        what is made of it: bars of silver that failed halfway would be bars of two states."""
+        failed: set[str] = set()
         for model in self.scope.models_of(lane):
+            if failed.intersection(model.refs):
+                continue
             if self.stopping():
                 return
             what = {"model": model.name, "lane": str(lane)}
@@ -59,6 +63,7 @@ class Maker:
             except Exception as error:  # noqa: BLE001  # whatever it is: the other lanes go on, and the exit code says so
                 text = str(error) or type(error).__name__
                 self.tell("failed", {**what, "error": text})
+                failed.add(model.name)
             self.tell("lane_done", what)
 
     def _model(self, model: Model, lane: Lane) -> None:

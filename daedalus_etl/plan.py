@@ -322,6 +322,7 @@ def gold(scope: Scope, model: Model, lane: Lane) -> Iterator[Day]:
     last = max((r.max_clock for r in hours.values() if r.max_clock is not None), default=None)
     if last is None:
         return
+    whole = last
     if selection.end is not None and last >= selection.end:
         last = _last_published(scope, hours, selection.end)
     variables = scope.variables(lane)
@@ -352,11 +353,10 @@ def gold(scope: Scope, model: Model, lane: Lane) -> Iterator[Day]:
                 reason = reason or ("more of it has ended" if record.until < until else "")
             rows = sum(r.counts.get("written", 0) for r in used)
             paths = tuple(o.path for r in used for o in r.outputs)
-            horizon = max(last, record.until) if record else last
+            proved = min(record.until, whole) if record else 0  # more of it may be published: it is not cut short again
             yield Day(
-                name, start, end, duration, horizon, max(until, record.until) if record else until, record, reason,
-                made_of, paths, rows,
-            )  # fmt: skip
+                name, start, end, duration, max(last, proved), max(until, proved), record, reason, made_of, paths, rows
+            )
 
 
 def _why_bars(scope: Scope, own: Ledger, record: Record | None, changed: str) -> str:

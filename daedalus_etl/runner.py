@@ -16,6 +16,7 @@ from daedalus_etl import catalog, files, kernels, lanes
 from daedalus_etl.catalog import Survey
 from daedalus_etl.errors import DaedalusError, UsageError
 from daedalus_etl.lanes import CHANNELS, Lane
+from daedalus_etl.ledger import staging_of
 from daedalus_etl.models import Graph
 from daedalus_etl.plan import Scope, Selection
 from daedalus_etl.pool import Pool
@@ -158,7 +159,7 @@ class Run:
         """Bring everything that is selected up to date. One bad lane does not stop the others."""
         self._folders()  # before anything is written
         with exclusive(self.profile.data) as lock, self._ending_cleanly():
-            temp = self.profile.data / "state" / "staging"
+            temp = staging_of(self.profile.data)
             files.empty_folder(temp)
             try:
                 self._make(lock, temp)
@@ -223,7 +224,8 @@ def exclusive(data: Path) -> Iterator[IO[str]]:
     """Exactly one writer on a data root; the second is refused, naming the first. Yields the lock: as long as any
     process holds it open, nobody else writes."""
     folder = data / "state"
-    folder.mkdir(parents=True, exist_ok=True)
+    data.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     with open(folder / "lock", "a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from daedalus_etl import models, profiles, runner
 from daedalus_etl.audit import LEVELS, SCHEMAS
-from daedalus_etl.lanes import HOUR_US, partition_path, sanitize
+from daedalus_etl.lanes import HOUR_US, parse_path, partition_path, sanitize
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "bronze"
 LEVEL = pa.list_(pa.struct([("price", pa.float64()), ("size", pa.float64())]))
@@ -77,6 +77,11 @@ def write_bronze(
         pq.write_table(bronze_table(channel, part, exchange=exchange, symbol=symbol), path)
         paths.append(path)
     return paths
+
+
+def parse_symbol(path: Path) -> str:
+    """The symbol that a segment's path names."""
+    return str(parse_path(path)["symbol"])
 
 
 def bronze_table(channel: str, rows: Iterable[Mapping[str, Any]], *, exchange: str, symbol: str) -> pa.Table:
