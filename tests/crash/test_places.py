@@ -112,6 +112,7 @@ STRANGE: dict[str, Callable[[Path], None]] = {
     "a dangling link": lambda path: path.symlink_to(path.with_name("nowhere.parquet")),
     "a link loop": lambda path: path.symlink_to(path),
     "a pipe": os.mkfifo,
+    "a folder": Path.mkdir,
 }
 
 
@@ -121,14 +122,14 @@ def test_bronze_that_is_no_file_is_quarantined_and_all_else_goes_on(trades: Quie
     folder = real_raw(root)
     for name, make in STRANGE.items():
         make(folder / f"{name}.parquet")
-    (folder / "a folder.parquet").mkdir()
     (folder / "around").symlink_to(root.data / "raw", target_is_directory=True)
     says_clearly(
         Running(root.arguments(), None, root.scratch / "strange", HANGS).wait(), *(f"{n}.parquet" for n in STRANGE)
     )
     root.equals_the_quiet_run()
     for name in STRANGE:
-        (folder / f"{name}.parquet").unlink()
+        path = folder / f"{name}.parquet"
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
     root.ends_as_the_quiet_run()
 
 
