@@ -161,7 +161,8 @@ class Bar(Lines):
 
     def on_look(self, _: Mapping[str, Any]) -> None:
         self._segments += 1
-        self._progress.update(self._task, description=f"looking at bronze: {self._segments:,} new segments")
+        if self._start is None:  # later it would only hide the lane in hand
+            self._progress.update(self._task, description=f"looking at bronze: {self._segments:,} new segments")
 
     def on_plan(self, details: Mapping[str, Any]) -> None:
         # gold follows silver, many times faster: it counts only where there is nothing else
