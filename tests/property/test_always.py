@@ -170,6 +170,21 @@ def test_batches_of_any_size_give_the_same(
     same(outputs(root), quiet)
 
 
+@pytest.mark.parametrize("more", [{}, {"resample_frequency": 7, "fill_gaps": True}], ids=["received", "resampled"])
+def test_an_hour_in_pieces_is_the_same(
+    market: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
+) -> None:
+    """Memory decides how much of an hour is taken at once; 300 rows here, with cuts wherever they fall."""
+    whole, pieces = copied(market, tmp_path / "whole"), copied(market, tmp_path / "pieces")
+    harness.run(whole, bar_durations=DURATIONS, **more)
+    monkeypatch.setattr("daedalus_etl.limits.rows_at_once", lambda *_: 300)
+    harness.run(pieces, bar_durations=DURATIONS, **more)
+    same(outputs(pieces), outputs(whole))
+    states = [{p.name: p.read_bytes() for p in (root / "state").rglob("*.state")} for root in (whole, pieces)]
+    assert states[0]
+    assert states[0] == states[1]
+
+
 def test_a_filtered_run_writes_what_a_full_one_would(
     market: Path, quiet: dict[str, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
