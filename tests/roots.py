@@ -188,9 +188,8 @@ def assert_same(got: Path, want: Path) -> None:
     mine, theirs = files(got), files(want)
     assert theirs, "there is nothing to compare"
     assert sorted(mine) == sorted(theirs)
-    for name, path in theirs.items():
-        off = differences(mine[name], path)
-        assert not off, f"{name}:\n" + "\n".join(off)
+    off = [f"{name}: {text}" for name, path in theirs.items() for text in differences(mine[name], path)]
+    assert not off, "\n".join(off[:20])
 
 
 def differences(got: Path, want: Path) -> list[str]:
