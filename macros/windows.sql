@@ -9,8 +9,42 @@
 sum({{ x }}) over (order by clock_us, lane_order rows between unbounded preceding and current row)
 {%- endmacro %}
 
-{# A window's sum in units: `alias` is what `join_windows` found. #}
-{% macro in_window(column, alias) -%} (r.{{ column }} - coalesce({{ alias }}.{{ column }}, 0)) {%- endmacro %}
+{# Is a row the last of its clock value? Its running sums are those that a window's edge looks for. #}
+{% macro is_edge() -%} coalesce(clock_us <> lead(clock_us) over (order by clock_us, lane_order), true) {%- endmacro %}
+
+{# The windows of running sums, in long form: one row for each valid row and window, `asked`, with the sums at the row,
+   `own`, and at the window's edge, `edge`. All windows share one ASOF JOIN, and only numbers pass through it: one join a
+   window, over whole rows, took 12 to 80 times the memory (decision 0003). `running` has clock_us, lane_order, is_context,
+   is_valid and is_edge, and is materialized, since it is read three times; `edges` are its rows with is_edge. #}
+{% macro windows_of(running, edges, windows) -%}
+(
+    select
+        lane_order,
+        seconds,
+        clock_us - (seconds * 1000000)::bigint as edge_us
+    from {{ running }}
+    cross join unnest([{{ windows | join(", ") }}]) as windows (seconds)
+    where is_valid and not is_context
+) as asked
+asof left join {{ edges }} as edge on asked.edge_us >= edge.clock_us
+inner join {{ running }} as own on asked.lane_order = own.lane_order and not own.is_context
+{%- endmacro %}
+
+{# A window's sum, over what `windows_of` found. #}
+{% macro in_window(column) -%} (own.{{ column }} - coalesce(edge.{{ column }}, 0)) {%- endmacro %}
+
+{# From long form back to one row a row: the column `<name>_<seconds>s` of each window. #}
+{% macro one_row_each(features, names, windows) -%}
+select
+{% for h in windows -%}
+{% for name in names -%}
+max({{ name }}) filter (where seconds = {{ h }}) as {{ name }}_{{ h }}s,
+{% endfor -%}
+{% endfor -%}
+lane_order
+from {{ features }}
+group by lane_order
+{%- endmacro %}
 
 {# For what has no natural scale, such as price * amount: one unit suits BTC and destroys SHIB, and one that follows the
    lane's first price fails when a coin loses all it had. So a term is two whole numbers: `upper` counts 1 / per_unit,
@@ -24,45 +58,28 @@ sum({{ x }}) over (order by clock_us, lane_order rows between unbounded precedin
 {%- endmacro %}
 
 {# A window's sum of such terms: rounded to a double here, and not before. #}
-{% macro limbs_in_window(name, alias, per_unit) -%}
-({{ in_window(name ~ "_upper", alias) }}::double + {{ in_window(name ~ "_lower", alias) }}::double / {{ double(2 ** 100) }})
+{% macro limbs_in_window(name, per_unit) -%}
+({{ in_window(name ~ "_upper") }}::double + {{ in_window(name ~ "_lower") }}::double / {{ double(2 ** 100) }})
 / {{ double(per_unit) }}
-{%- endmacro %}
-
-{# The windows' ASOF JOINs: `edges` holds the running sums at the last row of each clock value. #}
-{% macro join_windows(edges, windows) -%}
-{% for h in windows -%}
-asof left join {{ edges }} as w{{ h }} on r.clock_us - {{ (h * 1000000) | round | int }} >= w{{ h }}.clock_us
-{% endfor -%}
 {%- endmacro %}
 
 {# Sample variance, in squared units, of whole numbers x = hi * 2**40 + lo. x * x does not fit 128 bits over a window,
    so the sums are kept in two limbs and centred here on a whole number `mean_hi`, `mean_lo` near the mean, where they
    do; `rest` is what the sum of x differs from n times that. Only a huge spread (beyond 2**45 in the upper limb) is
    added up in double: there is nothing left to cancel then. Columns: n, sum_hi, sum_lo, sum_hi_hi, sum_hi_lo,
-   sum_lo_lo, each with the suffix. #}
-{% macro centred_hi_hi(x) -%}
-sum_hi_hi{{ x }} - 2 * mean_hi{{ x }} * sum_hi{{ x }} + n{{ x }} * mean_hi{{ x }} * mean_hi{{ x }}
-{%- endmacro %}
-{% macro centred_hi_lo(x) -%}
-sum_hi_lo{{ x }} - mean_hi{{ x }} * sum_lo{{ x }} - mean_lo{{ x }} * sum_hi{{ x }} + n{{ x }} * mean_hi{{ x }} * mean_lo{{ x }}
-{%- endmacro %}
-{% macro centred_lo_lo(x) -%}
-sum_lo_lo{{ x }} - 2 * mean_lo{{ x }} * sum_lo{{ x }} + n{{ x }} * mean_lo{{ x }} * mean_lo{{ x }}
-{%- endmacro %}
-{% macro exact_variance(x) -%}
+   sum_lo_lo; hi_hi, hi_lo, lo_lo are the centred sums. #}
+{% macro centred_hi_hi() -%} sum_hi_hi - 2 * mean_hi * sum_hi + n * mean_hi * mean_hi {%- endmacro %}
+{% macro centred_hi_lo() -%} sum_hi_lo - mean_hi * sum_lo - mean_lo * sum_hi + n * mean_hi * mean_lo {%- endmacro %}
+{% macro centred_lo_lo() -%} sum_lo_lo - 2 * mean_lo * sum_lo + n * mean_lo * mean_lo {%- endmacro %}
+{% macro exact_variance() -%}
 case
-    when n{{ x }} < 2 then null
-    when hi_hi{{ x }} < 35184372088832 then
+    when n < 2 then null
+    when hi_hi < 35184372088832 then
         greatest(
-            (hi_hi{{ x }} * 1208925819614629174706176 + hi_lo{{ x }} * 2199023255552 + lo_lo{{ x }})::double
-            - rest{{ x }} * rest{{ x }} / n{{ x }},
+            (hi_hi * 1208925819614629174706176 + hi_lo * 2199023255552 + lo_lo)::double - rest * rest / n,
             0
-        ) / (n{{ x }} - 1)
+        ) / (n - 1)
     else
-        (
-            hi_hi{{ x }}::double * 1208925819614629174706176.0 + hi_lo{{ x }}::double * 2199023255552.0
-            + lo_lo{{ x }}::double
-        ) / (n{{ x }} - 1)
+        (hi_hi::double * 1208925819614629174706176.0 + hi_lo::double * 2199023255552.0 + lo_lo::double) / (n - 1)
 end
 {%- endmacro %}

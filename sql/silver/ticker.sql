@@ -7,12 +7,14 @@
     price_unit="(bid + ask) / 2"
 ) }}
 
+{% set columns = ("mid_price_mean", "mid_price_std", "spread_mean", "vol_imbalance_mean") -%}
+
 with quotes as (
     select * from {{ ref("bronze.ticker") }}
     where not is_duplicate
 ),
 
-features as (
+features as not materialized (
     select
         *,
         case when is_valid then (bid + ask) / 2 end as mid_price,
@@ -25,24 +27,32 @@ features as (
                 and {{ is_amount("ask_volume") }}
                 and isfinite(bid_volume + ask_volume)
                 then (bid_volume - ask_volume) / nullif(bid_volume + ask_volume, 0)
-        end as volume_imbalance,
-        lead(clock_us) over (order by clock_us, lane_order) as next_clock_us
+        end as volume_imbalance
     from quotes
 ),
 
 -- prices in units that are fixed at the lane's first valid row, in two limbs so that their squares fit
 whole as (
     select
-        *,
+        clock_us,
+        lane_order,
+        is_context,
+        is_valid,
+        spread,
+        volume_imbalance,
         round(mid_price / {{ bind("price_unit") }})::hugeint as mid_units,
         mid_units >> 40 as hi,
         mid_units & 1099511627775 as lo
     from features
 ),
 
-running as (
+running as materialized (
     select
-        *,
+        clock_us,
+        lane_order,
+        is_context,
+        is_valid,
+        {{ is_edge() }} as is_edge,
         {{ running("is_valid::bigint") }} as quote_count,
         {{ running("coalesce(hi, 0)") }} as sum_hi,
         {{ running("coalesce(lo, 0)") }} as sum_lo,
@@ -55,57 +65,63 @@ running as (
     from whole
 ),
 
-edges as materialized (
-    select
-        clock_us,
-        quote_count,
-        sum_hi,
-        sum_lo,
-        sum_hi_hi,
-        sum_hi_lo,
-        sum_lo_lo,
-        spread_units,
-        imbalance_units,
-        imbalance_count
-    from running
-    where clock_us is distinct from next_clock_us
+edges as (
+    select * from running
+    where is_edge
 ),
 
-windowed as (
+within as (
     select
-        r.*,
-        {%- for h in var("rolling_windows") %}
-        {{ in_window("quote_count", "w" ~ h) }} as n_{{ h }},
-        {%- for column in ("sum_hi", "sum_lo", "sum_hi_hi", "sum_hi_lo", "sum_lo_lo", "spread_units", "imbalance_units",
-                           "imbalance_count") %}
-        {{ in_window(column, "w" ~ h) }} as {{ column }}_{{ h }},
-        {%- endfor %}
-        imbalance_units_{{ h }}::double / 1152921504606846976.0 as imbalance_{{ h }},
-        sum_hi_{{ h }} * 1099511627776 + sum_lo_{{ h }} as sum_{{ h }},
-        round(sum_{{ h }}::double / nullif(n_{{ h }}, 0))::hugeint as mean_{{ h }},
-        mean_{{ h }} >> 40 as mean_hi_{{ h }},
-        mean_{{ h }} & 1099511627775 as mean_lo_{{ h }},
-        (sum_{{ h }} - n_{{ h }} * mean_{{ h }})::double as rest_{{ h }}
-        {%- if not loop.last %},{% endif %}
-        {%- endfor %}
-    from running as r
-    {{ join_windows("edges", var("rolling_windows")) }}
-    where r.is_valid and not r.is_context
+        asked.lane_order,
+        asked.seconds,
+        {{ in_window("quote_count") }} as n,
+        {{ in_window("sum_hi") }} as sum_hi,
+        {{ in_window("sum_lo") }} as sum_lo,
+        {{ in_window("sum_hi_hi") }} as sum_hi_hi,
+        {{ in_window("sum_hi_lo") }} as sum_hi_lo,
+        {{ in_window("sum_lo_lo") }} as sum_lo_lo,
+        {{ in_window("spread_units") }} as spread_units,
+        {{ in_window("imbalance_units") }} as imbalance_units,
+        {{ in_window("imbalance_count") }} as imbalance_count
+    from {{ windows_of("running", "edges", var("rolling_windows")) }}
 ),
 
 centred as (
     select
         *,
-        {%- for h in var("rolling_windows") %}
-        {{ centred_hi_hi("_" ~ h) }} as hi_hi_{{ h }},
-        {{ centred_hi_lo("_" ~ h) }} as hi_lo_{{ h }},
-        {{ centred_lo_lo("_" ~ h) }} as lo_lo_{{ h }}
-        {%- if not loop.last %},{% endif %}
-        {%- endfor %}
-    from windowed
-    union all by name
-    select * from running
-    where not is_valid and not is_context
+        sum_hi * 1099511627776 + sum_lo as mid_units,
+        round(mid_units::double / n)::hugeint as mean,
+        mean >> 40 as mean_hi,
+        mean & 1099511627775 as mean_lo,
+        (mid_units - n * mean)::double as rest,
+        {{ centred_hi_hi() }} as hi_hi,
+        {{ centred_hi_lo() }} as hi_lo,
+        {{ centred_lo_lo() }} as lo_lo
+    from within
+),
+
+rolling as (
+    select
+        lane_order,
+        seconds,
+        mid_units::double / n * {{ bind("price_unit") }} as mid_price_mean,
+        sqrt({{ exact_variance() }}) * {{ bind("price_unit") }} as mid_price_std,
+        spread_units::double / 1024 / n * {{ bind("price_unit") }} as spread_mean,
+        imbalance_units::double / 1152921504606846976.0 / nullif(imbalance_count, 0) as vol_imbalance_mean
+    from centred
+),
+
+windows as (
+    {{ one_row_each("rolling", columns, var("rolling_windows")) }}
+),
+
+joined as (
+    select
+        features.*,
+        windows.* exclude (windows.lane_order)
+    from features
+    left join windows on features.lane_order = windows.lane_order
+    where not features.is_context
 ),
 
 final as (
@@ -138,14 +154,8 @@ final as (
         case when is_valid then {{ time_feature("hour_of_day", "clock_us") }} end as hour_of_day,
         case when is_valid then {{ time_feature("day_of_week", "clock_us") }} end as day_of_week,
         case when is_valid then {{ time_feature("is_weekend", "clock_us") }} end as is_weekend,
-        {%- for h in var("rolling_windows") %}
-        sum_{{ h }}::double / n_{{ h }} * {{ bind("price_unit") }} as mid_price_mean_{{ h }}s,
-        sqrt({{ exact_variance("_" ~ h) }}) * {{ bind("price_unit") }} as mid_price_std_{{ h }}s,
-        spread_units_{{ h }}::double / 1024 / n_{{ h }} * {{ bind("price_unit") }} as spread_mean_{{ h }}s,
-        imbalance_{{ h }} / nullif(imbalance_count_{{ h }}, 0) as vol_imbalance_mean_{{ h }}s
-        {%- if not loop.last %},{% endif %}
-        {%- endfor %}
-    from centred
+        columns('_[0-9]+s$')
+    from joined
     order by clock_us, lane_order
 )
 

@@ -9,7 +9,9 @@
     }
 ) }}
 
-with trades as (
+{% set columns = ("vwap", "volume", "dollar_volume", "trade_count", "buy_ratio", "realized_var") -%}
+
+with trades as not materialized (
     select * from {{ ref("bronze.trades") }}
     where not is_duplicate
 ),
@@ -24,13 +26,17 @@ mids as (
     group by clock_us
 ),
 
+-- from here on numbers only; a trade's other columns join them again in the end
 priced as (
     select
-        *,
+        clock_us,
+        lane_order,
+        is_context,
+        is_valid,
+        direction,
         case when is_valid then price end as valid_price,
         case when is_valid then amount end as volume,
-        case when is_valid then {{ counter_amount("price", "amount") }} end as counter_volume,
-        case when is_valid then {{ dollar_volume("price", "amount") }} end as dollar_volume
+        case when is_valid then {{ counter_amount("price", "amount") }} end as counter_volume
     from trades
 ),
 
@@ -39,14 +45,18 @@ with_returns as (
         *,
         ln(valid_price / last_value(valid_price ignore nulls) over (
             order by clock_us, lane_order rows between unbounded preceding and 1 preceding
-        )) as log_return,
-        lead(clock_us) over (order by clock_us, lane_order) as next_clock_us
+        )) as log_return
     from priced
 ),
 
-running as (
+running as materialized (
     select
-        *,
+        clock_us,
+        lane_order,
+        is_context,
+        is_valid,
+        log_return,
+        {{ is_edge() }} as is_edge,
         {{ running_limbs("volume", "volume", 2 ** 12) }},
         {{ running_limbs("counter_volume", "counter_volume", 2 ** 12) }},
         {{ running_limbs("square", "log_return * log_return", 2 ** 87) }},
@@ -57,26 +67,46 @@ running as (
     from with_returns
 ),
 
-edges as materialized (
-    select
-        clock_us,
-        volume_upper,
-        volume_lower,
-        counter_volume_upper,
-        counter_volume_lower,
-        square_upper,
-        square_lower,
-        trade_count,
-        known_count,
-        buy_count,
-        return_count
-    from running
-    where clock_us is distinct from next_clock_us
+edges as (
+    select * from running
+    where is_edge
 ),
 
-with_mids as (
+within as (
     select
-        running.*,
+        asked.lane_order,
+        asked.seconds,
+        {{ limbs_in_window("volume", 2 ** 12) }} as volume,
+        {{ limbs_in_window("counter_volume", 2 ** 12) }} as counter_volume,
+        {{ limbs_in_window("square", 2 ** 87) }} as squares,
+        {{ in_window("trade_count") }}::bigint as trade_count,
+        {{ in_window("known_count") }} as known_count,
+        {{ in_window("buy_count") }} as buy_count,
+        {{ in_window("return_count") }} as return_count
+    from {{ windows_of("running", "edges", var("rolling_windows")) }}
+),
+
+rolling as (
+    select
+        lane_order,
+        seconds,
+        volume,
+        {{ vwap_of("volume", "counter_volume") }} as vwap,
+        {{ dollars_of("volume", "counter_volume") }} as dollar_volume,
+        trade_count,
+        buy_count::double / nullif(known_count, 0) as buy_ratio,
+        case when return_count > 0 then squares end as realized_var
+    from within
+),
+
+windows as (
+    {{ one_row_each("rolling", columns, var("rolling_windows")) }}
+),
+
+beside as (
+    select
+        running.lane_order,
+        running.log_return,
         case
             when
                 running.is_valid
@@ -88,22 +118,16 @@ with_mids as (
     where not running.is_context
 ),
 
-windowed as (
+joined as (
     select
-        r.*,
-        {%- for h in var("rolling_windows") %}
-        {%- set w = "w" ~ h %}
-        {{ limbs_in_window("volume", w, 2 ** 12) }} as volume_{{ h }},
-        {{ limbs_in_window("counter_volume", w, 2 ** 12) }} as counter_volume_{{ h }},
-        {{ limbs_in_window("square", w, 2 ** 87) }} as squares_{{ h }},
-        {{ in_window("trade_count", w) }}::bigint as trades_{{ h }},
-        {{ in_window("known_count", w) }} as known_{{ h }},
-        {{ in_window("buy_count", w) }} as buys_{{ h }},
-        {{ in_window("return_count", w) }} as returns_{{ h }}
-        {%- if not loop.last %},{% endif %}
-        {%- endfor %}
-    from with_mids as r
-    {{ join_windows("edges", var("rolling_windows")) }}
+        trades.*,
+        windows.* exclude (windows.lane_order),
+        beside.log_return,
+        beside.mid_before
+    from trades
+    inner join beside on trades.lane_order = beside.lane_order
+    left join windows on trades.lane_order = windows.lane_order
+    where not trades.is_context
 ),
 
 final as (
@@ -121,7 +145,7 @@ final as (
         lane_order,
         is_valid,
         case when is_valid and direction <> 0 then direction > 0 end as is_buy,
-        dollar_volume,
+        case when is_valid then {{ dollar_volume("price", "amount") }} end as dollar_volume,
         case when is_valid and direction <> 0 then direction * amount end as signed_volume,
         log_return,
         case when is_valid then {{ time_feature("hour_of_day", "clock_us") }} end as hour_of_day,
@@ -129,16 +153,8 @@ final as (
         case when is_valid then {{ time_feature("is_weekend", "clock_us") }} end as is_weekend,
         mid_before,
         2 * abs(price - mid_before) / mid_before as effective_spread,
-        {%- for h in var("rolling_windows") %}
-        case when is_valid then {{ vwap_of("volume_" ~ h, "counter_volume_" ~ h) }} end as vwap_{{ h }}s,
-        case when is_valid then volume_{{ h }} end as volume_{{ h }}s,
-        case when is_valid then {{ dollars_of("volume_" ~ h, "counter_volume_" ~ h) }} end as dollar_volume_{{ h }}s,
-        case when is_valid then trades_{{ h }} end as trade_count_{{ h }}s,
-        case when is_valid then buys_{{ h }}::double / nullif(known_{{ h }}, 0) end as buy_ratio_{{ h }}s,
-        case when is_valid and returns_{{ h }} > 0 then squares_{{ h }} end as realized_var_{{ h }}s
-        {%- if not loop.last %},{% endif %}
-        {%- endfor %}
-    from windowed
+        columns('_[0-9]+s$')
+    from joined
     order by clock_us, lane_order
 )
 
