@@ -86,6 +86,8 @@ def as_column(name: str, wanted: str, found: str | None) -> str:
         return f"try_cast({name} as bigint) as {name}"
     if found == wanted:
         return name
+    if found == "other" and wanted != LEVELS:
+        return f"try_cast({name} as {wanted}) as {name}"
     if wanted == LEVELS:
         return f"list_transform({name}, lambda x: {{'price': x.price::double, 'size': x.size::double}}) as {name}"
     return f"{name}::{wanted} as {name}"
@@ -168,7 +170,7 @@ def path_hour(segment: Segment) -> int | None:
 def _take_empty_for_missing(con: duckdb.DuckDBPyConnection, segment: Segment, found: dict[str, str]) -> None:
     """A column without any value may have any type: some writers know none for it."""
     for name, wanted in SCHEMAS[segment.channel].items():
-        if name in found and _type_problem(name, wanted, found[name]):
+        if name in found and wanted != LEVELS and _type_problem(name, wanted, found[name]):
             (values,) = con.execute(
                 f"select count({name}) from read_parquet($1, hive_partitioning = false)", [[literal(segment.path)]]
             ).fetchall()[0]
@@ -307,7 +309,7 @@ def last_clock(
             clocks.append(span.max_clock)
             continue
         times = ", ".join(as_column(name, "BIGINT", types.get(name)) for name in ("collected_at", "timestamp"))
-        with duckdb.connect(":memory:") as con:
+        with duckdb.connect(":memory:", config={"threads": 1}) as con:
             (clock,) = con.execute(
                 f"""
                 with rows as (

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from daedalus_etl import files, lanes
-from daedalus_etl.errors import DaedalusError
+from daedalus_etl.errors import DaedalusError, StoppedError
 from daedalus_etl.lanes import CHANNELS, HOUR_US, Lane, Segment
 from daedalus_etl.ledger import staging_of
 from daedalus_etl.profiles import Profile
@@ -52,9 +52,10 @@ class Catalog:
         remember: bool = True,
         looking: Callable[[str], None] | None = None,
         put_aside: Callable[[Segment, str], None] = lambda *_: None,
+        stopping: Callable[[], bool] = lambda: False,
     ):
         self.profile, self.roots, self.remember = profile, roots, remember
-        self._looking, self._put_aside = looking, put_aside
+        self._looking, self._put_aside, self._stopping = looking, put_aside, stopping
         self.bad: dict[str, str] = {}  # path -> why it cannot be used, of what was looked at
         self._connection: Any = None
         self._loose: dict[str, Found] = {}
@@ -81,9 +82,10 @@ class Catalog:
             self._lanes[lane] = Bronze(self, lane)
         return self._lanes[lane]
 
-    def forget(self) -> None:
-        """Look at everything anew."""
-        self._loose.clear()
+    def forget(self, *, loose: bool = True) -> None:
+        """Look at everything anew; or only forget the lanes, since one after the other would fill the memory."""
+        if loose:
+            self._loose.clear()
         self._lanes.clear()
 
     def loose(self, channel: str) -> Found:
@@ -153,6 +155,8 @@ class Catalog:
     def _audit(self, segment: Segment) -> Facts:
         from daedalus_etl import audit, engine, limits
 
+        if self._stopping():
+            raise StoppedError
         if self._connection is None:
             self._connection = engine.connect(limits.share_of(self.profile) // 2, None)
         if self._looking:
@@ -296,7 +300,8 @@ def _lane_folders(root: Path) -> Iterator[tuple[str, str, str]]:
     """exchange, symbol and path of each folder exchange=E/symbol=S."""
     for exchange in _folders(str(root), "exchange"):
         for symbol in _folders(exchange, "symbol"):
-            yield exchange.rpartition("exchange=")[2], symbol.rpartition("/symbol=")[2], symbol
+            names = (path.rpartition("/")[2].partition("=")[2] for path in (exchange, symbol))
+            yield *names, symbol  # type: ignore[misc]
 
 
 def _hour_folders(root: str) -> Iterator[str]:

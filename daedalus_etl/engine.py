@@ -57,7 +57,7 @@ def spill_folder(parent: Path | None) -> Path | None:
 
 def last_clock(paths: Sequence[str], before: int) -> int | None:
     """The last clock of published rows before a moment, us; None if there is none."""
-    with duckdb.connect(":memory:") as con:
+    with duckdb.connect(":memory:", config={"threads": 1}) as con:
         (clock,) = con.execute(
             "select max(epoch_us(clock_ts)) from read_parquet($1, hive_partitioning = false) "
             "where epoch_us(clock_ts) < $2",
@@ -214,10 +214,8 @@ def raw_relation(
 
 def _wider(one: str, other: str) -> str:
     """The type that union_by_name makes of two, as far as `as_column` must know."""
-    if one == NO_TYPE:
-        return other
-    if other == NO_TYPE:
-        return one
+    if NO_TYPE in (one, other):  # any type may stand in the file, and what comes of both is no longer known
+        return "other"
     if "DOUBLE" in (one, other) or "FLOAT" in (one, other):
         return "DOUBLE" if one[-1] != "]" else "other"
     return "other"

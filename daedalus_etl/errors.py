@@ -25,5 +25,5 @@ class UsageError(DaedalusError):
     """Wrong usage or configuration: nothing was run (exit code 2)."""
 
 
-class SegmentError(DaedalusError):
-    """One bronze segment cannot be used; the other lanes go on."""
+class StoppedError(Exception):
+    """The run was asked to end, and ends here: nothing is half made."""

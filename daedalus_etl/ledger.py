@@ -180,6 +180,10 @@ class Ledger:
         Without a staged file the record's own outputs stay. Returns the record as it was written.
         """
         before = self.get(record.partition)
+        if before and staged is not None and target not in {o.path for o in before.outputs} | set(before.obsolete):
+            # it is about to have another name: were this the last that we do, that name would be nobody's
+            named = replace(before, obsolete=tuple(sorted({*before.obsolete, target})))
+            self._write(named, self.inputs(before))
         if staged is not None:
             record = replace(record, outputs=(publish(staged, self.processed, target, record.counts["written"]),))
         if state is not None:
@@ -244,9 +248,6 @@ class Ledger:
             files.remove(self.folder / before.state)
         if not record.state:
             return
-        names = self.partitions
-        if record.partition != names[-1]:
-            return  # a replay: what was kept is kept
         for name in states_to_drop(self._states()):
             files.remove(self.folder / name)
 

@@ -20,7 +20,7 @@ import duckdb
 from daedalus_etl import audit, files, kernels, lanes, ledger, limits, plan
 from daedalus_etl.catalog import Found
 from daedalus_etl.engine import Engine
-from daedalus_etl.errors import DaedalusError
+from daedalus_etl.errors import DaedalusError, StoppedError
 from daedalus_etl.lanes import HOUR_US, Lane
 from daedalus_etl.ledger import Record
 from daedalus_etl.models import Context, Model
@@ -35,8 +35,8 @@ class _ChangedError(Exception):
     """Bronze is not what the plan saw: plan again."""
 
 
-class _StoppedError(Exception):
-    """The run is to end, before it came to the first partition to make."""
+class _KeptError(Exception):
+    """What a lane has from here on stays as it is."""
 
 
 class Maker:
@@ -58,13 +58,14 @@ class Maker:
             self.tell("lane", what)
             try:
                 self._model(model, lane)
-            except _StoppedError:
+            except StoppedError:
                 return
             except Exception as error:  # noqa: BLE001  # whatever it is: the other lanes go on, and the exit code says so
                 text = str(error) or type(error).__name__
                 self.tell("failed", {**what, "error": text})
                 failed.add(model.name)
             self.tell("lane_done", what)
+        self.scope.there.forget(loose=False)
 
     def _model(self, model: Model, lane: Lane) -> None:
         for last in (*[False] * (TRIES - 1), True):
@@ -100,13 +101,16 @@ class _Hours:
         self.ledger = self.scope.ledger(model, lane)
         self.code = self.scope.code(model)
         self.variables = self.scope.variables(lane)
+        self.read = plan.plain(self.scope.graph.variables_of(model, self.variables))  # what the rows depend on
         self.taken = self.scope.inputs(model, lane)
+        self.partners = {name: t.symbol if t else "" for name, t in self.taken.items() if t != lane}
         self.channels = {t.channel: t for t in self.taken.values() if t is not None}
         self.steps: list[Step] = []
         self.true: dict[int, Record] = {}  # the records that are true of now, by the step's place
         self.at = -1  # the walk stands at the end of this step
         self.walk: Walk | None = None
         self.engine: Engine | None = None
+        self.began_anew = False  # the walk began behind lost bronze, whose state is not kept
 
     def make(self) -> None:
         self.steps = plan.silver(self.scope, self.model, self.lane)
@@ -143,16 +147,48 @@ class _Hours:
                 fresh += 1
                 if not step.frozen:
                     self.true[k] = self._renewed(step) if step.touched else record
+                elif record.symbol != self.scope.names[self.lane]:
+                    self._rename(record)
                 continue
             if self.maker.stopping():
                 break
-            ended, anew = self._hour(k, ended), False
+            try:
+                ended, anew = self._hour(k, ended), False
+            except _KeptError:
+                break
         self.maker.tell("fresh", {"count": fresh})
+
+    def _rename(self, record: Record) -> None:
+        """Publish what cannot be made again under the lane's name of now: another lane may come to have the old one."""
+        symbol = self.scope.names[self.lane]
+        staged = self.maker.staged(self.model, self.lane, record.partition)
+        target = ""
+        if record.outputs:
+            if self.engine is None:
+                self.engine = Engine(self.scope.profile, self.maker.temp)
+            processed = self.scope.profile.data / "processed"
+            paths = [lanes.literal(str(processed / output.path)) for output in record.outputs]
+            self.engine.bind(symbol=symbol, published_files=paths)
+            self.engine.copy(
+                "select * replace (getvariable('symbol') as symbol) "
+                "from read_parquet(getvariable('published_files'), hive_partitioning = false)",
+                staged,
+            )
+            target = self._target(record.partition, plan.hour_of(record.partition) * HOUR_US)
+        moved = replace(record, symbol=symbol, outputs=())
+        self.ledger.commit(moved, self.ledger.inputs(record), staged if target else None, target)
+
+    def _target(self, partition: str, start: int) -> str:
+        """Where an hour is published, below processed/."""
+        place = lanes.partition_path(self.lane.exchange, self.scope.names[self.lane], start)
+        return f"{self.model.folder}/{place}/{partition}-{short(self.lane.symbol)}.parquet"
 
     def _renewed(self, step: Step, extra: int = 0) -> Record:
         """The record of a partition that is in, for what its folders show now. extra: rows that are all duplicates."""
         assert step.record is not None
         found = self._found(step)
+        if plan.listing(self.scope, self.taken.values(), step.start // HOUR_US) != step.listing:
+            raise _ChangedError(f"the bronze of {step.partition}")  # since it was planned: that was not looked into
         counts = dict(step.record.counts)
         if extra:
             counts["read"] += extra
@@ -187,25 +223,33 @@ class _Hours:
         while self.at >= 0:
             step, record = self.steps[self.at], self.true.get(self.at)
             if step.frozen:
-                record = step.record if step.record is not None and dict(step.record.code) == self.code else None
+                record = step.record if step.record is not None and self._is_of_now(step.record) else None
             state = self.ledger.load_state(record) if record is not None else None
             if state is not None:
                 self.walk.load(state)
+                self.began_anew = False
                 break
             if step.frozen:
                 self.scope.warn(
                     f"{self.model.name} {self.lane}: the state at the end of {step.partition} is not kept, and its "
                     "bronze is gone; what follows begins anew."
                 )
-                self.walk.forget()
+                self.began_anew = True
                 break
             self.at -= 1
+        else:
+            self.began_anew = False
         while self.at < k - 1:
             if self.maker.stopping():
-                raise _StoppedError
+                raise StoppedError
             self.at += 1
             self._take_in(self.steps[self.at], None)
         return self.walk
+
+    def _is_of_now(self, record: Record) -> bool:
+        """Was its state made by the code, the variables and the lanes of now?"""
+        was = dict(record.code), dict(record.variables), dict(record.partners)
+        return was == (self.code, self.read, self.partners)
 
     def _take_in(self, step: Step, target: Path | None) -> tuple[dict[str, int], dict[str, Found]]:
         """Walk over an hour. Raises _ChangedError if its bronze is not what was planned with."""
@@ -260,6 +304,15 @@ class _Hours:
         before = step.record
         began = time.perf_counter()
         walk = self._stand(k)
+        if self.began_anew and before is not None and k - 1 in self.true:
+            # it walked over hours that are in: do they end as they did, without what came before the lost bronze?
+            self.began_anew = False
+            if files.digest(ledger.pack(walk.save())) != ended:
+                text = f"{self.model.name} {self.lane}: {step.partition} and what follows stay as they are: the states "
+                self.scope.warn(
+                    text + "that they were made from cannot be had again, since bronze before them is gone."
+                )
+                raise _KeptError
         if step.added and before is not None and before.start == ended and self._adds_nothing(step, walk):
             known = {i.path for i in self.ledger.inputs(before)}
             own = self._found(step)[self.lane.channel]
@@ -277,16 +330,13 @@ class _Hours:
         symbol = self.scope.names[self.lane]
         target = ""
         if staged is not None and counts["written"]:
-            name = f"{step.partition}-{short(self.lane.symbol)}.parquet"
-            target = f"{self.model.folder}/{lanes.partition_path(self.lane.exchange, symbol, step.start)}/{name}"
+            target = self._target(step.partition, step.start)
         elif staged is not None:
             files.remove(staged)
         last = counts.pop("max_clock", None)
         record = Record(
-            step.partition, symbol, self.code,
-            plan.plain(self.scope.graph.variables_of(self.model, self.variables)),
-            {name: taken.symbol if taken else "" for name, taken in self.taken.items() if taken != self.lane},
-            ended, "", step.until, step.listing, self._aside(step, found), (), step.wanted, counts, last,
+            step.partition, symbol, self.code, self.read, self.partners, ended, "", step.until, step.listing,
+            self._aside(step, found), (), step.wanted, counts, last,
         )  # fmt: skip
         inputs = plan.inputs_of(self.scope, found, self.channels)
         self.true[k] = self.ledger.commit(record, inputs, staged if target else None, target, state)

@@ -153,6 +153,14 @@ class Graph:
                         f"{nearest(other, self.models)} `daedalus ls` shows all models.",
                     )
             self._check_layer(model)
+        folders: dict[str, Model] = {}
+        for model in self.models.values():
+            if model.is_published and folders.setdefault(model.folder, model) is not model:
+                raise UsageError(
+                    f"is published in {model.folder}, as {folders[model.folder].name} is",
+                    str(model.path),
+                    "Give one of them another config(folder=...).",
+                )
         try:
             self.order()
         except graphlib.CycleError as error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from daedalus_etl import plan
-from daedalus_etl.lanes import DAY_US, HOUR_US, US, Lane
+from daedalus_etl.lanes import DAY_US, HOUR_US, Lane
 from daedalus_etl.models import Model
 from daedalus_etl.plan import Scope, Step
 
@@ -80,10 +80,8 @@ def _bars(scope: Scope, model: Model, lane: Lane, silver: list[Pending]) -> Iter
     for duration in durations:
         days: dict[str, list[Pending]] = {}
         for hour in silver:
-            first = plan.hour_of(hour.partition) * HOUR_US
-            earliest = first // (duration * US) * (duration * US) if duration else first
-            for day_start in range(earliest // DAY_US, (first + HOUR_US - 1) // DAY_US + 1):
-                days.setdefault(plan.day_name(day_start * DAY_US), []).append(hour)
+            for number in plan.days_of(plan.hour_of(hour.partition) * HOUR_US, duration):
+                days.setdefault(plan.day_name(number * DAY_US), []).append(hour)
         for name, hours in sorted(days.items()):
             if (duration, name) not in said:
                 rows, perhaps = sum(hour.rows for hour in hours), all(hour.perhaps for hour in hours)

@@ -22,6 +22,7 @@ from daedalus_etl.models import Graph, Model
 from daedalus_etl.profiles import Profile
 from daedalus_etl.times import parse_time
 
+SHARED = ("code", "variables", "partners", "symbol")
 CHAINED = "the hour before it ended otherwise"
 
 
@@ -164,7 +165,8 @@ class _Hours:
         own = self.scope.there.of(self.lane)
         last = max(own.last_hour(), max(recorded, default=-1))
         hours = recorded.union(*(b.hours for b in self.bronze()))
-        for hour in sorted(hours) if self.resampled else ():  # its last book may be that of a grid time in a silent one
+        for hour in self._filled(recorded, own.hours) if self.resampled else ():
+            # its last book may be that of a grid time in a silent one
             hours.update(range(hour, (hour * HOUR_US + HOUR_US + self.reach) // HOUR_US + 1))
         proved = horizon(self.scope, self.lane) if self.resampled else None
         start = selection.start
@@ -177,9 +179,14 @@ class _Hours:
             step = self._step(hour, start, proved)
             if step is None:
                 continue
-            step = self._chained(step, before)
+            step = _lean(self._chained(step, before), before)
             yield step
             before = step
+
+    def _filled(self, recorded: Iterable[int], there: Iterable[int]) -> list[int]:
+        """The hours that have, or had, books of their own."""
+        records = {hour: self.ledger.get(catalog.hour_name(hour * HOUR_US)) for hour in recorded}
+        return sorted({*there, *(hour for hour, record in records.items() if record and record.counts.get("read"))})
 
     def _step(self, hour: int, start: int | None, proved: int | None) -> Step | None:
         first, behind, cut = hour * HOUR_US, (hour + 1) * HOUR_US, self.scope.selection.end
@@ -189,9 +196,8 @@ class _Hours:
         until = end if proved is None else max(first, min(end, proved))
         if record is not None and record.until > until:
             end, until = behind, record.until  # more of it is published: it is not cut short again
-        listed = [s for b in self.bronze() for s in b.listing(hour)]
-        listing = digest([[s.channel, self.scope.describe(s.path), *s.key] for s in listed])
-        known = record is not None and record.listing == listing
+        listed = listing(self.scope, self.taken.values(), hour)
+        known = record is not None and record.listing == listed
         if known and record is not None and not record.aside:
             difference = Difference()
             rows = record.counts.get("read", 0)
@@ -200,12 +206,12 @@ class _Hours:
             rows = sum(f.span(self.lane).rows for _, f in found.get(self.lane.channel, ()))
             if record is None and not self.resampled and not any(found.values()):
                 return None
-            difference = Difference() if known or record is None else self._difference(record, found)
+            difference = Difference() if record is None else self._difference(record, found)
         wanted = start is None or behind > start
         reason = self._why(record, until, wanted) or difference.text
         return Step(
             name, first, end, until, record, reason, wanted,
-            frozen=difference.lost > 0, rows=rows, listing=listing,
+            frozen=difference.lost > 0, rows=rows, listing=listed,
             added=difference.only_added and reason == difference.text,
             touched=record is not None and not known and not reason,
         )  # fmt: skip
@@ -228,14 +234,17 @@ class _Hours:
     def _difference(self, record: Record, found: Mapping[str, Found]) -> Difference:
         """The inputs of now against those that a record names."""
         now = {(c, self.scope.describe(s.path)): (s, f) for c, segments in found.items() for s, f in segments}
+        inputs = self.ledger.inputs(record)
+        before = {(was.channel, was.path) for was in inputs}
+        new = {(channel, facts.digest) for (channel, path), (_, facts) in now.items() if (channel, path) not in before}
         lost = changed = 0
-        before = set()
-        for was in self.ledger.inputs(record):
+        for was in inputs:
             key = (was.channel, was.path)
-            before.add(key)
             path = str(self.scope.profile.data / was.path)
             if key in now:
                 changed += now[key][1].digest != was.digest
+            elif (was.channel, was.digest) in new:
+                changed += 1  # it has another name now
             elif not os.path.lexists(path) or path in self.scope.there.bad or self._is_of_another_root(was, path):
                 lost += 1
             else:
@@ -259,6 +268,21 @@ class _Hours:
         if step.record.start == ended:
             return step
         return replace(step, reason=CHAINED)
+
+
+def listing(scope: Scope, taken: Iterable[Lane | None], hour: int) -> str:
+    """Digest of all files, good or bad, that the folders of these lanes show for an hour."""
+    listed = [s for lane in taken if lane is not None for s in scope.there.of(lane).listing(hour)]
+    return digest([[s.channel, scope.describe(s.path), *s.key] for s in listed])
+
+
+def _lean(step: Step, before: Step | None) -> Step:
+    """With what its record has in common with the one before it held once: a lane may have years of hours."""
+    if before is None or before.record is None or step.record is None:
+        return step
+    one, other = step.record, before.record
+    shared = {name: getattr(other, name) for name in SHARED if getattr(one, name) == getattr(other, name)}
+    return replace(step, record=replace(one, **shared))
 
 
 def horizon(scope: Scope, lane: Lane) -> int:
@@ -313,12 +337,15 @@ def gold(scope: Scope, model: Model, lane: Lane) -> Iterator[Day]:
     (silver_name,) = model.refs
     selection = scope.selection
     hours: dict[int, Record] = {}
+    holes: set[int] = set()  # hours that have rows, which were not written: they lie before a --start
     book = scope.ledger(scope.graph.models[silver_name], lane)
     for name in book.partitions:
         first = hour_of(name) * HOUR_US
         record = book.get(name)
         if record is not None and record.written:
             hours[first] = replace(record, code={}, variables={})
+        elif record is not None and record.counts.get("read"):
+            holes.add(first)
     last = max((r.max_clock for r in hours.values() if r.max_clock is not None), default=None)
     if last is None:
         return
@@ -333,10 +360,9 @@ def gold(scope: Scope, model: Model, lane: Lane) -> Iterator[Day]:
         own = scope.ledger(model, lane, duration)
         by_day: dict[int, list[int]] = defaultdict(list)
         for first in hours:
-            earliest = (first // length * length if length else first) // DAY_US
-            for day in range(earliest, (first + HOUR_US - 1) // DAY_US + 1):
+            for day in days_of(first, duration):
                 by_day[day].append(first)
-        for day in sorted(by_day):
+        for day in sorted(by_day.keys() - {day for first in holes for day in days_of(first, duration)}):
             start, end = day * DAY_US, (day + 1) * DAY_US
             if (selection.start is not None and end <= selection.start) or (
                 selection.end is not None and start >= selection.end
@@ -357,6 +383,13 @@ def gold(scope: Scope, model: Model, lane: Lane) -> Iterator[Day]:
             yield Day(
                 name, start, end, duration, max(last, proved), max(until, proved), record, reason, made_of, paths, rows
             )
+
+
+def days_of(first: int, duration: int) -> range:
+    """The days (since the epoch) whose bars of a duration (s) need the hour that begins at `first` us."""
+    length = duration * US
+    earliest = (first // length * length if length else first) // DAY_US
+    return range(earliest, (first + HOUR_US - 1) // DAY_US + 1)
 
 
 def _why_bars(scope: Scope, own: Ledger, record: Record | None, changed: str) -> str:

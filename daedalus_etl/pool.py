@@ -26,13 +26,18 @@ class Process:
         self.tell = tell
         self.line, theirs = Pipe()
         path = os.pathsep.join(filter(None, (PACKAGES, os.environ.get("PYTHONPATH"))))
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "daedalus_etl.worker", str(theirs.fileno())],
-            pass_fds=(theirs.fileno(), keep_open),
-            stdin=subprocess.DEVNULL,
-            stdout=2,  # what a library prints must not stand among our results
-            env={**os.environ, "PYTHONPATH": path},
-        )
+        # Ctrl-C in a terminal reaches all of us, and until a worker ignores it, it would end it
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "daedalus_etl.worker", str(theirs.fileno())],
+                pass_fds=(theirs.fileno(), keep_open),
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # what a library prints must not stand among our results
+                env={**os.environ, "PYTHONPATH": path},
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         theirs.close()
         self.lane: Lane | None = None
         self.call("start", *started_with)
@@ -48,8 +53,8 @@ class Process:
                 self.tell(answer[1], answer[2])
         except (EOFError, ConnectionError):
             raise DaedalusError(self.ended(), "a worker process") from None
-        if answer[0] == "error":
-            raise DaedalusError(answer[1])
+        if answer[0] != "done":
+            raise DaedalusError(answer[1] or "was asked to end", "a worker process")
         return answer[1]
 
     def ended(self) -> str:
@@ -82,9 +87,9 @@ class Pool:
 
     def _start(self, begin: Any = None) -> Process:
         process = Process(self._started_with, self._tell, self._keep_open)
-        self.processes.append(process)
         if begin is not None:
             process.call("begin", begin)
+        self.processes.append(process)
         return process
 
     def end_soon(self) -> None:
@@ -97,7 +102,8 @@ class Pool:
             one.close()
 
     def make(self, lanes: Iterable[Lane], survey: Any, temp: Path, stopping: Callable[[], bool], *, warm: bool) -> None:
-        """Hand out lanes until all are made. What happens to a worker happens to its lane only.
+        """Hand out lanes until all are made. What happens to a worker happens to its lane only; another one takes its
+        place. Raises DaedalusError if the first cannot be started.
 
         warm: are the kernels compiled? If not, one process does it first; the others take them from the cache.
         """
@@ -106,36 +112,58 @@ class Pool:
         first.call("begin", survey)
         if not warm:
             first.call("warm")
-        while len(self.processes) < min(self.size, len(left)):
-            self._start(survey)
-        idle = list(self.processes)
-        while True:
-            while idle and left and not stopping():
-                one = idle.pop()
-                one.lane = left.pop(0)
-                one.send("lane", one.lane, temp)
+        idle = [first]
+        while left or any(one.lane is not None for one in self.processes):
+            if stopping():
+                left.clear()
+            while len(self.processes) < self.size and len(idle) < len(left):
+                started = self._another(survey)
+                if started is None:
+                    break
+                idle.append(started)
+            while idle and left:
+                self._hand_out(idle.pop(), left, temp)
             busy = [one for one in self.processes if one.lane is not None]
-            if not busy:
-                return
-            for line in wait([one.line for one in busy]):
+            if left and not self.processes:
+                raise DaedalusError(f"no worker is left for {len(left)} lanes", "a worker process", "Run again.")
+            for line in wait([one.line for one in busy]) if busy else ():
                 one = next(p for p in busy if p.line is line)
-                if self._hear(one):
+                if self._hear(one, stopping):
                     one.lane = None
                     if one in self.processes:
                         idle.append(one)
-                    elif left and not stopping():
-                        idle.append(self._start(survey))
 
-    def _hear(self, one: Process) -> bool:
-        """Take one message; has the worker ended with its lane?"""
+    def _another(self, survey: Any) -> Process | None:
+        """One more worker; None if it cannot be had: the others go on."""
+        try:
+            return self._start(survey)
+        except (DaedalusError, OSError) as error:
+            self._tell("warning", {"text": f"a worker could not be started: {error}"})
+            self.size = max(len(self.processes), 1)
+            return None
+
+    def _hand_out(self, one: Process, left: list[Lane], temp: Path) -> None:
+        try:
+            one.send("lane", left[0], temp)
+        except OSError:  # it has died meanwhile
+            self.processes.remove(one)
+            return
+        one.lane = left.pop(0)
+
+    def _hear(self, one: Process, stopping: Callable[[], bool]) -> bool:
+        """Take one message; is the worker through with its lane?"""
         try:
             answer = one.line.recv()
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):
             answer = ("error", f"its process {one.ended()}")
             self.processes.remove(one)
         if answer[0] == "event":
             self._tell(answer[1], answer[2])
             return False
+        if answer[0] == "stopped":
+            self.processes.remove(one)
+            if not stopping():
+                answer = ("error", "its process was asked to end")
         if answer[0] == "error":
             self._tell("failed", {"model": "all models of", "lane": str(one.lane), "error": answer[1]})
         return True

@@ -18,8 +18,6 @@ from daedalus_etl.lanes import US, Lane, Segment
 from daedalus_etl.models import Context, Graph, Model
 
 if TYPE_CHECKING:
-    import duckdb
-
     from daedalus_etl.kernels.base import Kernel
 
 COUNTS = ("read", "duplicate", "invalid", "overflow", "written")
@@ -117,7 +115,7 @@ class Walk:
             self.engine.bind(span_start_us=first, span_end_us=behind, horizon_us=behind)
             for name in self.inputs:
                 self.engine.table(_table(name), self._bronze(name, self._inside(files, first, behind)))
-                found += [(name, *self.engine.row(sql)) for sql in self._digests(name)]
+                found += [(name, *self.engine.row(sql)) for sql in self._digests(name, end)]
             self._leave(behind)
         self.forget()
         for name in carried:
@@ -128,13 +126,14 @@ class Walk:
             self.engine.drop(_table(self.streamed))
         return found
 
-    def _digests(self, name: str) -> Iterator[str]:
-        """SQL of what an input's rows come to, and of the duplicates that later hours remember."""
+    def _digests(self, name: str, end: int) -> Iterator[str]:
+        """SQL of what an input's rows come to, and of the duplicates that the hours after `end` us remember."""
         rows = "select hash(r) as h from (select * exclude ({}) from {} where not is_context and {}) as r"
         digest = "select count(*), bit_xor(h), sum(h::hugeint) from ({})"
         yield digest.format(rows.format("segment, position", _table(name), "not is_duplicate"))
         if self._remembers(name):
-            again = "is_duplicate and not is_copy"
+            edge = end - round(self.looks_back[name] * US)
+            again = f"is_duplicate and not is_copy and clock_us > {edge}"
             yield digest.format(rows.format("segment, position, lane_order", _table(name), again))
 
     def step(

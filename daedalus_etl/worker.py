@@ -43,7 +43,7 @@ class Hand:
         folders = {c: f for c, f in catalog.roots(profile, selection.trades).items() if c in channels}
         self.there = Catalog(
             profile, folders, remember=remember, put_aside=self._put_aside,
-            looking=lambda path: tell("look", {"segment": path}),
+            looking=lambda path: tell("look", {"segment": path}), stopping=stopping,
         )  # fmt: skip
         self._scope: Scope | None = None
 
@@ -108,7 +108,10 @@ def main() -> None:
                 )
             else:
                 result = getattr(hand, name)(*arguments)
-            line.send(("done", result))
+            # one that was asked to end says so, and ends: what it left undone is for the run to know
+            line.send(("stopped", None) if asked else ("done", result))
+            if asked:
+                return
         except DaedalusError as error:
             line.send(("error", str(error)))
         except Exception as error:  # noqa: BLE001  # the run hears of it, and goes on with other lanes

@@ -345,8 +345,7 @@ ODD_FILES = {
     "fifo": "is not a plain file",
     "dangling link": "is not a plain file",
     "noon": "which is no number",
-    "wrong hour": "the hour in the path is not that of capture_ts",
-}
+    "wrong hour": "the hour in the path is not that of capture_ts", "folder": "is not a plain file"}
 
 
 @pytest.fixture(scope="module")
@@ -365,7 +364,7 @@ def spoiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, runner.Repo
     root = data / "raw/ready/ccxt/trades"
     os.mkfifo(root / "exchange=fifo" / PLACE / "x.parquet")
     (root / "exchange=dangling link" / PLACE / "x.parquet").symlink_to(data / "nowhere.parquet")
-    (root / "exchange=torn" / PLACE / "folder.parquet").mkdir()
+    (root / "exchange=folder" / PLACE / "x.parquet").mkdir()
     return data, report_of(data, {"models": ("silver.trades",)})
 
 
