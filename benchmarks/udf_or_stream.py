@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from daedalus_etl import catalog, kernels, models, profiles, publish, silver
+from daedalus_etl import catalog, kernels, models, profiles, silver
 from daedalus_etl.engine import Engine
 from daedalus_etl.lanes import HOUR_US
 
@@ -31,15 +31,16 @@ def measure(bronze: Path, repeats: int) -> dict[str, Any]:
         (root / "raw").symlink_to((bronze / "raw").resolve())
         profile = profiles.load("laptop").with_data(str(root), None)
         graph = models.Graph(profile.projects, profile.variables)
-        there = catalog.build(profile, catalog.roots(profile))
-        lane = max(
-            (x for x in there.lanes if x.channel == "orderbook"), key=lambda x: catalog.total_rows(there.segments[x])
-        )
-        start = min(f.min_clock for _, f in there.segments[lane]) // HOUR_US * HOUR_US
+        there = catalog.Catalog(profile, catalog.roots(profile), remember=False)
+        lanes = there.survey().lanes
+        books = {lane: there.of(lane).whole() for lane in lanes if lane.channel == "orderbook"}
+        lane = max(books, key=lambda lane: sum(facts.span(lane).rows for _, facts in books[lane]))
+        hour = there.of(lane).hours[0]
+        start = hour * HOUR_US
         model = graph.models["silver.orderbook"]
-        trades = next((x for x in there.lanes if x.channel == "trades" and x.symbol == lane.symbol), None)
+        trades = next((x for x in lanes if x.channel == "trades" and x.symbol == lane.symbol), None)
         inputs = {"bronze.orderbook": lane, "bronze.trades": trades}
-        files = {x.channel: there.hours(x).get(start // HOUR_US, []) for x in inputs.values() if x}
+        files = {x.channel: there.of(x).during(hour) for x in inputs.values() if x}
         variables = profile.for_lane(lane.exchange, lane.symbol)
         times: dict[str, list[float]] = {"stream": [], "udf": []}
         rows: dict[str, int] = {}
@@ -62,14 +63,19 @@ def measure(bronze: Path, repeats: int) -> dict[str, Any]:
                     assert rows["udf"] == rows["stream"]
                 engine.close()
         medians = {way: statistics.median(seconds[1:]) for way, seconds in times.items()}
-        publish.clear_staging(root)
         return {"rows": rows["stream"], **medians, "udf_over_stream": medians["udf"] / medians["stream"]}
 
 
 class UdfWalk(silver.Walk):
     """The same model with its kernel as a UDF."""
 
-    def _through_kernel(self, files: Any, target: Path | None, counts: dict[str, int]) -> None:
+    def _through(self, spans: Any, target: Path | None, counts: dict[str, int]) -> None:
+        (span,) = spans
+        self._enter(*span, counts)
+        self._as_udf(span[3], target, counts)
+        self._leave(span[1])
+
+    def _as_udf(self, files: Any, target: Path | None, counts: dict[str, int]) -> None:
         kernel = self.kernel
         assert kernel is not None
         assert target is not None

@@ -300,8 +300,9 @@ class _Hours:
         known = {i.path for i in self.ledger.inputs(step.record)}
         before = {c: [(s, f) for s, f in there if self.scope.describe(s.path) in known] for c, there in found.items()}
         try:
-            now = walk.content(step.start, step.end, found)
-            return now == walk.content(step.start, step.end, before)
+            parts = self._pieces(found)
+            now = walk.content(step.start, step.end, found, parts)
+            return now == walk.content(step.start, step.end, before, parts)
         except duckdb.Error:
             if self._put_culprits_aside(found):
                 raise _ChangedError(f"a segment of {step.partition}") from None

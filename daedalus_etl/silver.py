@@ -103,22 +103,39 @@ class Walk:
 
     # -- one hour ---------------------------------------------------------------------------------------------
 
-    def content(self, start: int, end: int, files: Files) -> list[tuple[Any, ...]]:
+    def content(self, start: int, end: int, files: Files, parts: int = 1) -> list[tuple[Any, ...]]:
         """What the inputs of the hour [start, end) us come to without their duplicates: equal for equal rows in equal
-        order, of which later hours remember the same. The walk stands before the hour, and stays there."""
-        self.engine.bind(span_start_us=start, span_end_us=end, horizon_us=end)
-        found: list[tuple[Any, ...]] = []
-        for name in self.inputs:
-            self.engine.table("content", self._bronze(name, files))
-            rows = "select hash(r) as h from (select * exclude (segment, position) from content where {}) as r"
-            kept = rows.format("not is_context and not is_duplicate")
-            again = rows.format("not is_context and is_duplicate and not is_copy").replace(
-                "exclude (", "exclude (lane_order, "
-            )
-            parts = (kept, again) if self._remembers(name) else (kept,)
-            found += [self.engine.row(f"select count(*), bit_xor(h), sum(h::hugeint) from ({part})") for part in parts]
-        self.engine.drop("content")
+        order, of which later hours remember the same. The walk stands before the hour, and stays there.
+
+        parts: as for `step`.
+        """
+        carried = sorted(self._has_carry)
+        for name in carried:
+            self.engine.table(f"kept_{_table(name)}", f"select * from {_carried(name)}")
+        found = []
+        for first, behind in _pieces(start, end, parts):
+            self.engine.bind(span_start_us=first, span_end_us=behind, horizon_us=behind)
+            for name in self.inputs:
+                self.engine.table(_table(name), self._bronze(name, self._inside(files, first, behind)))
+                found += [(name, *self.engine.row(sql)) for sql in self._digests(name)]
+            self._leave(behind)
+        self.forget()
+        for name in carried:
+            self.engine.table(_carried(name), f"select * from kept_{_table(name)}")
+            self.engine.drop(f"kept_{_table(name)}")
+        self._has_carry.update(carried)
+        if self.streamed is not None:
+            self.engine.drop(_table(self.streamed))
         return found
+
+    def _digests(self, name: str) -> Iterator[str]:
+        """SQL of what an input's rows come to, and of the duplicates that later hours remember."""
+        rows = "select hash(r) as h from (select * exclude ({}) from {} where not is_context and {}) as r"
+        digest = "select count(*), bit_xor(h), sum(h::hugeint) from ({})"
+        yield digest.format(rows.format("segment, position", _table(name), "not is_duplicate"))
+        if self._remembers(name):
+            again = "is_duplicate and not is_copy"
+            yield digest.format(rows.format("segment, position, lane_order", _table(name), again))
 
     def step(
         self, start: int, end: int, horizon: int, files: Files, target: Path | None, parts: int = 1
@@ -129,8 +146,7 @@ class Walk:
         are the same.
         """
         counts = dict.fromkeys(COUNTS, 0)
-        edges = [start + (end - start) * i // parts for i in range(parts + 1)]
-        spans = [(a, b, horizon, self._inside(files, a, b)) for a, b in itertools.pairwise(edges)]
+        spans = [(a, b, horizon, self._inside(files, a, b)) for a, b in _pieces(start, end, parts)]
         if self.kernel is None and (target is None or parts == 1):
             for span in spans:
                 self._enter(*span, counts)
@@ -377,6 +393,11 @@ class Walk:
         )
         _add(counts, read=read, duplicate=read)  # less those that come through
         return bool(ordered)
+
+
+def _pieces(start: int, end: int, parts: int) -> list[tuple[int, int]]:
+    """A span of time in so many parts of one length."""
+    return list(itertools.pairwise(start + (end - start) * i // parts for i in range(parts + 1)))
 
 
 def _add(counts: dict[str, int], last: int | None = None, **more: int) -> None:

@@ -260,3 +260,20 @@ def test_what_a_crash_left_of_an_older_name_is_removed(market: Path, tmp_path: P
     record.write_text("\n".join([json.dumps(value), *inputs]))
     harness.run(root, "silver.trades")
     assert not left.exists()
+
+
+def test_a_segment_of_known_rows_makes_nothing_whatever_the_pieces(
+    market: Path, quiet: dict[str, list[dict[str, Any]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows are duplicates, in an hour that memory takes in pieces too; the record counts them."""
+    monkeypatch.setattr("daedalus_etl.limits.rows_at_once", lambda *_: 300)
+    root = copied(market, tmp_path)
+    harness.run(root, bar_durations=DURATIONS)
+    for channel in ("orderbook", "trades", "ticker"):
+        path = [path for path in segments(root) if f"/{channel}/" in str(path)][3]
+        shutil.copy(path, path.with_name(f"again_{path.name}"))
+    report = harness.run(root, bar_durations=DURATIONS)
+    assert report.done == []
+    assert report.recorded == 4  # trades are read by two models; copies of books do not concern the trades' mids
+    assert harness.run(root, bar_durations=DURATIONS).recorded == 0
+    same(outputs(root), quiet)
