@@ -38,30 +38,22 @@ typed as (
     select
         * exclude (info_json, row_hash),
         false as is_context,
-        null::bigint as lane_order,
         {{ is_price("bid") }} and {{ is_price("ask") }} and coalesce(bid < ask, false) as is_sound,
         is_sound and {{ fits_price("bid") }} and {{ fits_price("ask") }}
         and (bid + ask) / 2 <= coalesce({{ bind("price_unit") }}, 1e30) * 1e27 as is_valid
     from marked
 ),
 
-with_carried as (
-    select * from typed
-    {{ carried("bronze.ticker") }}
+placed as (
+    select
+        *,
+        row_number() over (partition by is_duplicate order by {{ lane_order_of("ticker") }}) - 1 as lane_order
+    from typed
 ),
 
 final as (
-    select
-        * replace (
-            coalesce(
-                lane_order,
-                row_number() over (
-                    partition by is_context, is_duplicate
-                    order by {{ lane_order_of("ticker") }}
-                ) - 1
-            ) as lane_order
-        )
-    from with_carried
+    select * from placed
+    {{ carried("bronze.ticker") }}
 )
 
 select * from final
