@@ -34,19 +34,25 @@ def run(data: Path, *select: str, selection: Mapping[str, Any] | None = None, **
 
 
 def published(
-    data: Path, table: str, where: str = "true", *, columns: Sequence[str] = (), limit: int = 2**40
+    data: Path,
+    table: str,
+    where: str = "true",
+    *,
+    columns: Sequence[str] = (),
+    limit: int = 2**40,
+    order: bool = True,
 ) -> list[dict[str, Any]]:
     """The rows of a published folder ('silver/trades', 'gold/trades_bars/60s') in order, as dicts; times are us."""
     files = sorted((data / "processed" / table).glob("exchange=*/**/*.parquet"))
     if not files:
         return []
-    order = "bar_start" if table.startswith("gold") else "clock_ts, lane_order"
+    by = ("bar_start" if table.startswith("gold") else "clock_ts, lane_order") if order else "all"
     wanted = ", ".join(f'"{name}"' for name in columns) or "*"
     con = duckdb.connect()
     con.execute("set TimeZone = 'UTC'")
     found = con.execute(
         f"select {wanted} from read_parquet(?, hive_partitioning = false, union_by_name = true) "
-        f"where {where} order by {order} limit {limit}",
+        f"where {where} order by {by} limit {limit}",
         [[str(f) for f in files]],
     ).to_arrow_table()
     for i, field in enumerate(found.schema):
