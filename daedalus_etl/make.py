@@ -19,7 +19,7 @@ import duckdb
 
 from daedalus_etl import audit, files, kernels, lanes, ledger, limits, plan
 from daedalus_etl.catalog import Found
-from daedalus_etl.engine import Engine
+from daedalus_etl.engine import Engine, connect
 from daedalus_etl.errors import DaedalusError, StoppedError
 from daedalus_etl.lanes import HOUR_US, Lane
 from daedalus_etl.ledger import Record
@@ -284,7 +284,7 @@ class _Hours:
     def _put_culprits_aside(self, found: Mapping[str, Found]) -> bool:
         """After an error: read the hour's segments one by one, and put aside those that cannot be read."""
         changed = False
-        with duckdb.connect(":memory:") as con:
+        with connect(limits.share_of(self.scope.profile) // 2, None) as con:
             for channel, segments in found.items():
                 for segment, facts in segments:
                     if _key(segment.path) != segment.key:
