@@ -343,7 +343,9 @@ def is_unreadable(con: duckdb.DuckDBPyConnection, segment: Segment, facts: Facts
             f"from (select {columns} from read_parquet($1, hive_partitioning = false)) as r",
             [[literal(segment.path)]],
         ).fetchone()
-    except (duckdb.IOException, duckdb.OutOfMemoryException):
+    except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+        if "Could not read enough bytes" in str(error):
+            return "cannot be read as Parquet: it leads behind its own end"
         return ""  # the machine's trouble, perhaps; the lane fails, and is taken up again
     except (duckdb.Error, UnicodeDecodeError) as error:
         return f"cannot be read as Parquet: {str(error).splitlines()[0][:200]}"

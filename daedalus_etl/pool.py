@@ -40,6 +40,7 @@ class Process:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         theirs.close()
         self.lane: Lane | None = None
+        self.channel: str | None = None  # of the lanes that it had
         self.call("start", *started_with)
 
     def send(self, name: str, *arguments: Any) -> None:
@@ -122,7 +123,9 @@ class Pool:
                     break
                 idle.append(started)
             while idle and left:
-                self._hand_out(idle.pop(), left, temp)
+                one = self._fit_for(left[0], idle.pop(), survey)
+                if one is not None:
+                    self._hand_out(one, left, temp)
             busy = [one for one in self.processes if one.lane is not None]
             if left and not self.processes:
                 raise DaedalusError(f"no worker is left for {len(left)} lanes", "a worker process", "Run again.")
@@ -142,6 +145,15 @@ class Pool:
             self.size = max(len(self.processes), 1)
             return None
 
+    def _fit_for(self, lane: Lane, one: Process, survey: Any) -> Process | None:
+        """A worker for a lane: a fresh one if this one had another channel. What a channel took of memory (the books'
+        kernel and its rings, most of all) is not given back by a process that goes on."""
+        if one.channel in (None, lane.channel):
+            return one
+        self.processes.remove(one)
+        one.close()
+        return self._another(survey)
+
     def _hand_out(self, one: Process, left: list[Lane], temp: Path) -> None:
         try:
             one.send("lane", left[0], temp)
@@ -149,6 +161,7 @@ class Pool:
             self.processes.remove(one)
             return
         one.lane = left.pop(0)
+        one.channel = one.lane.channel
 
     def _hear(self, one: Process, stopping: Callable[[], bool]) -> bool:
         """Take one message; is the worker through with its lane?"""

@@ -13,7 +13,6 @@ import duckdb
 from daedalus_etl import canonical, models
 from daedalus_etl.audit import Facts
 from daedalus_etl.engine import Engine, batches
-from daedalus_etl.errors import DaedalusError
 from daedalus_etl.lanes import US, Lane, Segment
 from daedalus_etl.models import Context, Graph, Model
 
@@ -195,7 +194,7 @@ class Walk:
         """Span after span as one stream of rows, that DuckDB writes as one file."""
         import pyarrow as pa
 
-        flow = self._flow(spans, counts)
+        flow = self._noting(self._flow(spans, counts))
         schema = next(flow)
         try:
             if target is None:
@@ -205,11 +204,25 @@ class Walk:
                 stream = pa.RecordBatchReader.from_batches(schema, flow)
                 counts["written"] = self.engine.copy(self._shape, target, stream)
         except duckdb.Error:
-            if self._refused is not None:  # DuckDB wraps what the generator raised in text
+            if self._refused is not None:
                 raise self._refused from None
             raise
         for _ in flow:  # what DuckDB left, were it to stop early
             raise AssertionError("rows were left in the stream")
+
+    def _noting(self, flow: Iterator[Any]) -> Iterator[Any]:
+        """The same, with what goes wrong kept as it was: DuckDB and Arrow wrap it in text, with our own traceback."""
+        import pyarrow as pa
+
+        try:
+            yield from flow
+        except pa.ArrowException as error:  # DuckDB's own, on its way through Arrow's stream
+            text = str(error).rpartition("Unknown error: ")[2].partition(". Detail: ")[0]
+            self._refused = duckdb.Error(text)
+            raise
+        except Exception as error:
+            self._refused = error
+            raise
 
     def _flow(self, spans: Sequence[tuple[int, int, int, Files]], counts: dict[str, int]) -> Iterator[Any]:
         """The schema, then the batches of all spans. lane_order counts on from span to span."""
@@ -266,7 +279,7 @@ class Walk:
 
     _flags: Mapping[str, Any] = {}
     _shape = ""  # the statement over the stream
-    _refused: DaedalusError | None = None
+    _refused: Exception | None = None  # what went wrong in the stream
 
     def _find_unit(self, files: Files) -> None:
         name = f"bronze.{self.model.channel}"
@@ -337,11 +350,7 @@ class Walk:
             columns = {name: _numpy(batch.column(name), pc) for name in reads}
             until = int(columns["clock_us"][-1])
             near = {name: rows.up_to(until) for name, rows in beside.items()}
-            try:
-                out, taken = self.kernel.advance(columns, near)
-            except DaedalusError as error:
-                self._refused = error
-                raise
+            out, taken = self.kernel.advance(columns, near)
             for name, n in taken.items():
                 beside[name].drop(n)
             if "is_gap" in self.kernel.columns:

@@ -170,10 +170,12 @@ select
     {% endfor -%}
     depth_0_5bps
 from structure
+{% if var("input_is_ordered") -%}
+where not is_context;
+{%- else -%}
 where not is_context
-{% if not var("input_is_ordered") -%}
-order by clock_us, lane_order
-{%- endif %};
+order by clock_us, lane_order;
+{%- endif %}
 
 with kernel_output as (
     select * from {{ kernel_output() }}

@@ -18,7 +18,7 @@ from tests.crash.readers import Reader
 AREAS = ("processed", "staging", "state")
 NO_SPACE = os.strerror(errno.ENOSPC)
 TOO_LARGE = os.strerror(errno.EFBIG)  # what a file that may not grow says, in the place of a full disk
-SPILLING = Case(("BTC-USDT",), ("silver.ticker",), hours=0.5, quotes_per_second=12, memory_limit="64MB")
+SPILLING = Case(("BTC-USDT",), ("silver.ticker",), hours=0.5, quotes_per_second=120, memory_limit="64MB")
 
 
 def says_that_it_is_full(ended: Ended, *reasons: str) -> None:
