@@ -150,7 +150,7 @@ def test_the_counts_of_a_partition_are_those_of_its_rows(dirty: Path, data: Path
 # -- late segments ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("channel", ["trades", "ticker", "orderbook"])
+@pytest.mark.parametrize("channel", ["trades", pytest.param("ticker", marks=pytest.mark.soak), "orderbook"])
 def test_a_late_segment_of_duplicates_is_taken_note_of_and_makes_nothing(data: Path, channel: str) -> None:
     run = ("--select", f"silver.{channel}")
     given(data, range(2), channel)
@@ -399,7 +399,7 @@ def test_another_variable_makes_anew_what_is_left_and_keeps_the_rest(data: Path,
 # -- replaced segments --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("hour", [0, 2])
+@pytest.mark.parametrize("hour", [0, pytest.param(2, marks=pytest.mark.soak)])
 def test_a_segment_that_comes_again_with_other_content_is_made_again(data: Path, hour: int) -> None:
     given(data, range(4))
     roots.run(data, *ALL)
@@ -418,7 +418,7 @@ def test_a_segment_that_comes_again_without_rows_takes_them_back(data: Path) -> 
     is_as_fresh(data, *ALL)
 
 
-@pytest.mark.parametrize("healed", ["as before", "with other content"])
+@pytest.mark.parametrize("healed", ["as before", pytest.param("with other content", marks=pytest.mark.soak)])
 def test_a_segment_that_is_torn_later_keeps_what_was_published_until_it_is_whole(data: Path, healed: str) -> None:
     run = BOTH if healed == "as before" else SILVER
     given(data, range(2), "trades", "orderbook")
@@ -520,7 +520,7 @@ def test_a_second_variant_moves_the_first_under_its_own_name_as_announced(data: 
     is_as_fresh(data, *run)
 
 
-@pytest.mark.parametrize("wanted", [("--symbol", "BTC/USDT"), ("--end", "2026-02-03T02"), ("--exchange", "kraken")])
+@pytest.mark.parametrize("wanted", [("--symbol", "BTC/USDT"), ("--end", "2026-02-03T02")])
 def test_a_filter_never_changes_names(data: Path, wanted: tuple[str, str]) -> None:
     """The second variant begins after --end, and yet it counts."""
     given(data, range(2), symbol=USDT)
@@ -614,7 +614,7 @@ def hive(layouts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.mark.parametrize(
     "layout",
-    [pytest.param(name, marks=[pytest.mark.soak] if name in ("by exchange", "by symbol") else []) for name in LAYOUTS],
+    [pytest.param(name, marks=[] if name in ("flat", "by hour, padded") else [pytest.mark.soak]) for name in LAYOUTS],
 )
 def test_any_layout_of_the_same_rows_makes_the_same(
     layouts: dict[str, Path], hive: Path, data: Path, layout: str
@@ -677,7 +677,7 @@ def test_end_is_no_row_that_could_end_a_grid_time(data: Path) -> None:
     is_as_fresh(data, *run, **grid)
 
 
-@pytest.mark.parametrize("end", ["2026-02-03T01:30", "2026-02-03T01"])
+@pytest.mark.parametrize("end", ["2026-02-03T01:30", pytest.param("2026-02-03T01", marks=pytest.mark.soak)])
 def test_what_was_published_whole_is_not_cut_by_a_later_end(data: Path, end: str) -> None:
     """Hours and days: the rows behind --end stay, and so do the bars."""
     given(data, range(3), "trades", "ticker")

@@ -279,6 +279,36 @@ def _pieces(given: Given) -> Sequence[tuple[str, ...]]:
     return [(*(("--start", first) if first else ()), *(("--end", behind) if behind else ())) for first, behind in pairs]
 
 
+# -- the comparison itself ------------------------------------------------------------------------------------------
+
+
+OTHERWISE: dict[str, pa.Table] = {
+    "a zero's sign": pa.table({"x": [-0.0, 1.0, float("nan"), None], "t": ["a", "b", None, ""]}),
+    "the last bit": pa.table({"x": [0.0, np.nextafter(1.0, 2.0), float("nan"), None], "t": ["a", "b", None, ""]}),
+    "NULL for NaN": pa.table({"x": [0.0, 1.0, None, None], "t": ["a", "b", None, ""]}),
+    "0 for NULL": pa.table({"x": [0.0, 1.0, float("nan"), 0.0], "t": ["a", "b", None, ""]}),
+    "'' for NULL": pa.table({"x": [0.0, 1.0, float("nan"), None], "t": ["a", "b", "", ""]}),
+    "the order of rows": pa.table({"x": [1.0, 0.0, float("nan"), None], "t": ["b", "a", None, ""]}),
+    "one row less": pa.table({"x": [0.0, 1.0, float("nan")], "t": ["a", "b", None]}),
+    "the order of columns": pa.table({"t": ["a", "b", None, ""], "x": [0.0, 1.0, float("nan"), None]}),
+    "a type": pa.table({"x": pa.array([0.0, 1.0, float("nan"), None], pa.float32()), "t": ["a", "b", None, ""]}),
+}
+
+
+@pytest.mark.parametrize("what", OTHERWISE)
+def test_the_comparison_sees(tmp_path: Path, what: str) -> None:
+    same = pa.table({"x": [0.0, 1.0, float("nan"), None], "t": ["a", "b", None, ""]})
+    for name, table in (("one", same), ("two", same), ("other", OTHERWISE[what])):
+        (tmp_path / name / "processed").mkdir(parents=True)
+        pq.write_table(table, tmp_path / name / "processed/a.parquet")
+    roots.assert_same(tmp_path / "one", tmp_path / "two")
+    with pytest.raises(AssertionError):
+        roots.assert_same(tmp_path / "other", tmp_path / "one")
+    (tmp_path / "two/processed/b.parquet").write_bytes(b"")
+    with pytest.raises(AssertionError):
+        roots.assert_same(tmp_path / "two", tmp_path / "one")
+
+
 # -- the real captures ------------------------------------------------------------------------------------------------
 
 

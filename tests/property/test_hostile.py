@@ -74,6 +74,13 @@ def infinite_features(data: Path) -> list[str]:
     return off
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_the_search_for_infinite_features_finds_them(tmp_path: Path, value: float) -> None:
+    written(tmp_path / "processed/silver/trades/a.parquet", pa.table({"price": [value], "volume_5s": [value]}))
+    written(tmp_path / "processed/gold/trades_bars/60s/a.parquet", pa.table({"open": [1.0, value, None]}))
+    assert [line.split()[1] for line in infinite_features(tmp_path)] == ["open", "volume_5s"]
+
+
 # -- what cannot be used ------------------------------------------------------------------------------------------
 
 Spoil = Callable[[pa.Table], pa.Table]
@@ -758,6 +765,7 @@ def test_neither_wall_clock_nor_time_zone_nor_locale_changes_anything(tmp_path: 
     done = []
     for i, (shift, zone) in enumerate(((apart - 7200, "Pacific/Kiritimati"), (apart + 7200, "America/St_Johns"))):
         data = roots.copied(tmp_path / "market", tmp_path / str(i))
+        shutil.rmtree(data / "raw/ready/ccxt/ticker")
         mark = tmp_path / f"mark{i}"
         told = {"SHIFT_SECONDS": str(shift), "SHIFT_MARK": str(mark), "TZ": zone, "LC_ALL": "C", "LANG": "tr_TR.UTF-8",
                 "PYTHONPATH": f"{patch}:{roots.PROJECT}", "PYTHONHASHSEED": str(i)}  # fmt: skip
