@@ -8,8 +8,9 @@ from daedalus_etl.profiles import Profile
 # it writes wide rows; and the process that only hands out lanes (docs/performance.md). Bytes.
 BESIDE = 365_000_000
 HANDING_OUT = 60_000_000
-# Of DuckDB's memory, a row with all that is made of it, most of it by the rolling windows. The rows before a piece come
-# on top, 350 bytes each; they are as many in a small piece, so that pieces of half the size take a tenth more time.
+# Of DuckDB's memory, a row with all that is made of it: 2,200 bytes of a quote, 2,500 of a trade where nothing spills.
+# The rows before a piece come on top, 800 bytes each, and a small piece has as many: 50,000 quotes at once rather than
+# 80,000 take a tenth more of the processor.
 BYTES = {"orderbook": 4000, "trades": 2000, "ticker": 2000}
 LEAST = 100_000_000  # DuckDB needs so much for real data; a profile that leaves less is gone beyond
 
