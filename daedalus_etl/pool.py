@@ -122,7 +122,7 @@ class Pool:
                 if started is None:
                     break
                 idle.append(started)
-            while idle and left:
+            while idle and left and not stopping():
                 one = self._fit_for(left[0], idle.pop(), survey)
                 if one is not None:
                     self._hand_out(one, left, temp)

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from daedalus_etl import catalog, files, kernels, lanes
 from daedalus_etl.catalog import Survey
-from daedalus_etl.errors import DaedalusError, UsageError
+from daedalus_etl.errors import DaedalusError, StoppedError, UsageError
 from daedalus_etl.lanes import CHANNELS, Lane
 from daedalus_etl.ledger import staging_of
 from daedalus_etl.models import Graph
@@ -163,6 +163,9 @@ class Run:
             files.empty_folder(temp)
             try:
                 self._make(lock, temp)
+            except (DaedalusError, StoppedError):
+                if not self.report.stopped:  # else it is no more than what was asked for
+                    raise
             finally:
                 for one in (self._hand, self._pool):
                     if one is not None:

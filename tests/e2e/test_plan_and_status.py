@@ -182,19 +182,51 @@ def test_workers_auto_makes_the_same(trades: Path, tmp_path: Path) -> None:
     assert repr(got) == repr(want)
 
 
+def started(data: Path, workers: int, until: str) -> subprocess.Popen[str]:
+    """A run that has come to its first event of a kind."""
+    command = [sys.executable, "-m", "daedalus_etl", "run", "--data", data, "--workers", str(workers), "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    run = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert run.stdout is not None
+    assert any(json.loads(line)["event"] == until for line in run.stdout)
+    return run
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_signal_while_workers_start_ends_a_run_as_cleanly(raw: Callable[..., Path], workers: int) -> None:
+    data = raw("orderbook", "trades", "ticker")
+    with started(data, workers, until="plan") as run:
+        run.send_signal(signal.SIGTERM)
+        out, err = run.communicate(timeout=60)
+    assert run.returncode == 128 + signal.SIGTERM, err
+    assert "Traceback" not in err
+    assert "Error" not in err
+    assert json.loads(out.splitlines()[-1])["failed"] == 0
+
+
+def test_a_worker_that_is_asked_to_end_by_somebody_else_fails_its_lane_only(raw: Callable[..., Path]) -> None:
+    data = raw("orderbook", "trades", "ticker")
+    with started(data, 2, until="partition") as run:
+        worker = int(Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()[0])
+        os.kill(worker, signal.SIGTERM)
+        out, err = run.communicate(timeout=60)
+    summary = json.loads(out.splitlines()[-1])
+    assert summary["failed"] <= 1
+    assert run.returncode == (1 if summary["failed"] else 0), err
+    assert summary["failed"] == err.count("its process was asked to end")
+    missing = 6 - len(list(data.glob("processed/silver/**/*.parquet")))
+    assert missing == 0 or summary["failed"] == 1  # nothing is left out in silence
+    assert daedalus("run", "--data", data).exit_code == 0
+    assert len(list(data.glob("processed/silver/**/*.parquet"))) == 6
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_run_after_the_partition_in_hand(
     raw: Callable[..., Path], number: signal.Signals, workers: int
 ) -> None:
     data = raw("orderbook", "trades", "ticker")
-    command = [sys.executable, "-m", "daedalus_etl", "run", "--data", data, "--workers", str(workers), "--json"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
-        assert run.stdout is not None
-        for line in run.stdout:
-            if json.loads(line)["event"] == "partition":
-                break
+    with started(data, workers, until="partition") as run:
         run.send_signal(number)
         out, err = run.communicate(timeout=60)
     assert run.returncode == 128 + number, err
