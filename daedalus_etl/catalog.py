@@ -118,7 +118,7 @@ class Catalog:
             if entry is not None and entry[0] == segment.key:
                 facts = entry[1]
             else:
-                facts = self._audit(segment)
+                facts = self.audit(segment)
                 changed = True
             if not facts.passing:
                 now[segment.path] = segment.key, facts
@@ -144,15 +144,29 @@ class Catalog:
             self._write(memory, {**known, segment.path: (segment.key, Facts(problem=reason))})
 
     def _write(self, memory: Path, known: dict[str, tuple[tuple[int, int], Facts]]) -> None:
-        segments = {path: [key, facts.to_json()] for path, (key, facts) in known.items()}
-        content = json.dumps({"mark": self._mark, "segments": segments}).encode()
+        lines = [self._mark, *([path, key, facts.to_json()] for path, (key, facts) in known.items())]
+        content = "".join(f"{json.dumps(line)}\n" for line in lines).encode()
         files.write_cache(memory, content, staging_of(self.profile.data))
+
+    def note(self, memory: Path, segment: Segment, facts: Facts) -> None:
+        """Add what is known of one segment more."""
+        line = f"{json.dumps([segment.path, segment.key, facts.to_json()])}\n"
+        if not memory.is_file():
+            line = f"{json.dumps(self._mark)}\n{line}"
+            memory.parent.mkdir(parents=True, exist_ok=True)
+        with open(memory, "a") as file:
+            file.write(line)
+
+    def known(self, memory: Path) -> dict[str, tuple[tuple[int, int], Facts]]:
+        """What is kept of some segments: path -> what tells the file, and what it holds."""
+        return _read(memory, self._mark)
 
     def _aside(self, segment: Segment, reason: str) -> None:
         self.bad[segment.path] = reason
         self._put_aside(segment, reason)
 
-    def _audit(self, segment: Segment) -> Facts:
+    def audit(self, segment: Segment) -> Facts:
+        """Look into a segment, whatever is known of it."""
         from daedalus_etl import audit, engine, limits
 
         if self._stopping():
@@ -325,15 +339,23 @@ def _holds_parquet(folder: str) -> bool:
 
 
 def _read(memory: Path, mark: str) -> dict[str, tuple[tuple[int, int], Facts]]:
+    """A line with the mark, then a line for each segment; of several the last. What is torn or not ours is unknown."""
     from daedalus_etl.audit import Facts
 
+    found = {}
     try:
-        value = json.loads(memory.read_bytes())
-        if value["mark"] != mark:
+        first, *lines = memory.read_bytes().split(b"\n")
+        if json.loads(first) != mark:
             return {}
-        return {path: ((key[0], key[1]), Facts.from_json(facts)) for path, (key, facts) in value["segments"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError):
         return {}
+    for line in lines:
+        try:
+            path, (size, mtime_ns), facts = json.loads(line)
+            found[path] = (size, mtime_ns), Facts.from_json(facts)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue
+    return found
 
 
 def roots(profile: Profile, trades: Path | None = None) -> dict[str, Path]:

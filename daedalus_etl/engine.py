@@ -71,18 +71,33 @@ def last_clock(paths: Sequence[str], before: int) -> int | None:
 
 
 class Engine:
-    """One lane's session: a main connection, and a second one that writes what a kernel streams."""
+    """One lane's session: a main connection, and a second one that writes what a kernel streams.
 
-    def __init__(self, profile: Profile, temp: Path | None = None):
+    within: another session, whose memory it shares; it has tables and bound values of its own.
+    """
+
+    def __init__(self, profile: Profile, temp: Path | None = None, *, within: Engine | None = None):
         self.profile = profile
-        self._spill = spill_folder(profile.temp_directory or temp)
-        self.con = connect(share_of(profile), self._spill)
-        self.writer = self.con.cursor()
-        self.con.execute(f"attach ':memory:' as {TABLES} (compress)")
-        self.con.execute(f"use {TABLES}")
         self._bound: dict[str, Any] = {}
+        self._spill: Path | None = None
+        self._home = TABLES
+        self.con: duckdb.DuckDBPyConnection
+        if within is not None:
+            self.con = within.con.cursor()
+            self.con.execute("set TimeZone = 'UTC'")
+            self._home = f"{TABLES}.session_{next(_SESSIONS)}"
+            self.con.execute(f"create schema {self._home}")
+        else:
+            self._spill = spill_folder(profile.temp_directory or temp)
+            self.con = connect(share_of(profile), self._spill)
+            self.con.execute(f"attach ':memory:' as {TABLES} (compress)")
+        self.writer = self.con.cursor()
+        self.con.execute(f"use {self._home}")
 
     def close(self) -> None:
+        if self._home != TABLES:
+            self.con.execute(f"use {TABLES}")
+            self.con.execute(f"drop schema if exists {self._home} cascade")
         self.writer.close()
         self.con.close()
         if self._spill is not None:
@@ -139,7 +154,7 @@ class Engine:
         """An ordered, lazy Arrow stream. It holds its own cursor."""
         cursor = self.con.cursor()
         self._take_over(cursor)
-        cursor.execute(f"use {TABLES}")
+        cursor.execute(f"use {self._home}")
         for name, value in self._bound.items():
             if name.endswith("_files"):
                 _set_variable(cursor, name, value)
@@ -152,6 +167,24 @@ class Engine:
         self.con.register("arrow_input", table)
         self.con.execute(f"create or replace table {name} as select * from arrow_input")
         self.con.unregister("arrow_input")
+
+    def fill_arrow(self, name: str, table: pa.Table) -> None:
+        """Add rows to a table, column by name."""
+        self.con.register("arrow_input", table)
+        self.con.execute(f"insert into {name} by name select * from arrow_input")
+        self.con.unregister("arrow_input")
+
+    def shaped(self, sql: str, name: str, rows: pa.Table) -> pa.Table:
+        """The result of a query over rows that it calls `name`."""
+        self.con.register(name, rows)
+        try:
+            return self.con.execute(sql).to_arrow_table()
+        finally:
+            self.con.unregister(name)
+
+    def tidy(self) -> None:
+        """Give back the room of rows that were deleted."""
+        self.con.execute(f"checkpoint {TABLES}")
 
     def copy(self, sql: str, path: Path, stream: pa.RecordBatchReader | None = None) -> int:
         """Write a query, in its order, as one Parquet file; returns the rows. `stream` is the table kernel_output."""

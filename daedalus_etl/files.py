@@ -6,13 +6,17 @@ into staging only.
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import hashlib
 import itertools
 import os
 import shutil
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 BLOCK = 1 << 20
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 TREES = ("processed", "state")  # of a data root
 _synced: set[Path] = set()  # folders whose entries this process has synced
 _PARTS = itertools.count()
@@ -50,6 +54,75 @@ def place(staged: Path, target: Path) -> None:
     make_folder(target.parent)
     os.replace(staged, target)
     sync_folder(target.parent)
+
+
+def place_instead(staged: Mapping[str, Path], folder: Path, gone: Collection[str] = ()) -> None:
+    """Sync finished files, move them onto their names in a folder, and take the files `gone` out of it, in one step:
+    who lists the folder sees all of the one or all of the other.
+
+    Where the filesystem cannot exchange folders, the new files come first, so that for a moment rows are there twice.
+    """
+    here = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
+    leaving = here.intersection(gone) - staged.keys()
+    if not leaving:
+        for name, path in staged.items():
+            place(path, folder / name)
+        return
+    for path in staged.values():
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+    beside = min(staged.values()).with_suffix(".folder")
+    beside.mkdir()
+    for name in here - leaving - staged.keys():
+        os.link(folder / name, beside / name)
+    for name, path in staged.items():
+        os.replace(path, beside / name)
+    sync_folder(beside)
+    if exchange(beside, folder):
+        sync_folder(folder.parent)
+    else:
+        for name in staged:
+            os.replace(beside / name, folder / name)
+        for name in leaving:
+            remove(folder / name)
+        sync_folder(folder)
+    shutil.rmtree(beside)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Let two names of one filesystem change places in one step (renameat2); False where that is not possible.
+
+    Raises OSError for everything else.
+    """
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    if renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        return False
+    raise OSError(number, os.strerror(number), str(other))
+
+
+def can_exchange(staging: Path) -> bool:
+    """Can folders of this filesystem change places in one step?"""
+    one, other = staging / f"{os.getpid()}-one", staging / f"{os.getpid()}-other"
+    for path in (one, other):
+        path.mkdir(parents=True, exist_ok=True)
+    try:
+        return exchange(one, other)
+    finally:
+        one.rmdir()
+        other.rmdir()
+
+
+def append_synced(path: Path, line: bytes) -> None:
+    """Add a line to a file that `write_synced` made."""
+    with open(path, "ab") as file:
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def make_folder(path: Path) -> None:

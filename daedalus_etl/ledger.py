@@ -24,6 +24,7 @@ VERSION = 2  # rises when a field changes its meaning: records of another versio
 NOTHING = ""  # the digest of a lane's state before its first row
 HOURS_KEPT = 48  # states of so many of the newest hours of a lane; before that, of each day's end
 DAYS_KEPT = 35  # before that, of each month's end
+OPEN = ".open"  # in the names of what is kept of a partition that is not in as a whole yet
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,22 @@ class Ledger:
         self._write(record, list(inputs))
         self.remove_obsolete(record)
         self._thin_out(before, record)
+        if staged is not None or state is not None:
+            self.close(record.partition)
         return record
+
+    def close(self, partition: str) -> None:
+        """The partition is in as a whole: forget what `parts` noted of it."""
+        for name in self.opened(partition):
+            files.remove(self.folder / name)
+
+    def opened(self, partition: str = "") -> list[str]:
+        """The files that `parts` keeps beside the records, of one partition or of all, in order of time."""
+        try:
+            with os.scandir(self.folder) as entries:
+                return sorted(e.name for e in entries if OPEN in e.name and e.name.startswith(partition))
+        except FileNotFoundError:
+            return []
 
     def _write(self, record: Record, inputs: list[Input]) -> None:
         record = replace(record, inputs=len(inputs))
@@ -242,6 +258,10 @@ class Ledger:
         except FileNotFoundError:
             return []
 
+    def with_states(self) -> list[str]:
+        """The partitions whose states are kept, in order of time."""
+        return [name.partition(".")[0] for name in self._states()]
+
     def _thin_out(self, before: Record | None, record: Record) -> None:
         """Keep the states of the newest hours, and of the ends of days and months before them."""
         if before and before.state and before.state != record.state:
@@ -271,8 +291,18 @@ def publish(staged: Path, processed: Path, target: str, rows: int) -> Output:
         raise DaedalusError(f"holds {found} rows of {rows} that were written", str(staged), "Check the disk.")
     status = staged.stat()
     output = Output(target, rows, status.st_size, status.st_mtime_ns, files.digest_of(staged))
-    files.place(staged, processed / target)
+    path = processed / target
+    files.place_instead({path.name: staged}, path.parent, parts_of(path))
     return output
+
+
+def parts_of(target: Path) -> set[str]:
+    """The names of files that `parts` published for a partition while it was open: `<its file's name>-...parquet`."""
+    try:
+        with os.scandir(target.parent) as entries:
+            return {e.name for e in entries if e.name.startswith(f"{target.stem}-") and e.name.endswith(".parquet")}
+    except FileNotFoundError:
+        return set()
 
 
 def _head_of(record: Record) -> bytes:

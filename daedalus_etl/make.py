@@ -86,7 +86,7 @@ class Maker:
         """Tell of a partition."""
         self.tell("partition" if made.written else "walked", {
             "model": model.name, "exchange": lane.exchange, "symbol": made.symbol, "source_symbol": lane.symbol,
-            "partition": made.partition, **more, **made.counts, "seconds": round(seconds, 3),
+            "partition": made.partition, **more, **made.counts, "seconds": round(seconds, 3)
         })  # fmt: skip
 
     def staged(self, model: Model, lane: Lane, partition: str) -> Path:
@@ -141,7 +141,8 @@ class _Hours:
         for k, step in enumerate(self.steps[:ahead]):
             record = step.record
             if record is not None and (
-                step.frozen or ((not step.reason or _is_only_chained(step)) and (record.start == ended or anew))
+                step.frozen
+                or ((not step.reason or _is_only_chained(step)) and (record.start == ended or anew or step.given))
             ):
                 ended, anew = record.end, step.frozen
                 fresh += 1
@@ -377,8 +378,8 @@ class _Bars:
     def make(self) -> None:
         days = list(plan.gold(self.scope, self.model, self.lane))
         pending = [day for day in days if day.reason]
-        for duration in {day.duration for day in days}:
-            known = [day.record for day in days if day.duration == duration and day.record is not None]
+        for duration in {day.duration for day in days if not day.is_open}:
+            known = [d.record for d in days if d.duration == duration and d.record is not None and not d.is_open]
             self.scope.ledger(self.model, self.lane, duration).tidy(known)
         self.maker.tell("planned", {"model": self.model.name, "rows": sum(day.rows for day in pending)})
         self.maker.tell("fresh", {"count": len(days) - len(pending)})
@@ -411,6 +412,12 @@ class _Bars:
             written = engine.copy(self._sql(day, engine), staged)
             if not written:
                 files.remove(staged)
+        if day.is_open:
+            self.maker.tell("staged", {
+                "model": self.model.name, "lane": self.lane, "duration": day.duration, "partition": day.partition,
+                "until": day.until, "rows": written, "path": str(staged) if written else "",
+            })  # fmt: skip
+            return
         folder = f"{self.model.folder}/{day.duration}s" if day.duration else self.model.folder
         place = lanes.partition_path(self.lane.exchange, symbol, day.start, by="day")
         record = Record(

@@ -40,6 +40,21 @@ class Selection:
 
 
 @dataclass(frozen=True)
+class Reach:
+    """Which part of a lane is meant, for who watches it: hours since the epoch.
+
+    Hours from `since` on, before `behind`, which is still open; a row with a clock of `proved` us has been seen. Days
+    whose bars have not all ended are left alone, unless `open_days`: then they are made up to `behind`, and handed on.
+    """
+
+    since: int | None = None
+    behind: int | None = None
+    proved: int | None = None
+    models: frozenset[str] | None = None
+    open_days: bool = False
+
+
+@dataclass(frozen=True)
 class Step:
     """One hour of a lane in a model. `reason` says why it is to be made; '' if it is in. Times in us."""
 
@@ -53,6 +68,7 @@ class Step:
     frozen: bool = False  # some of what it was made of cannot be read any more: what was published stays
     added: bool = False  # nothing but further segments speaks for making it again
     touched: bool = False  # it is in, but its folders show something else: the record is to be renewed
+    given: bool = False  # where a part of a lane begins: it is in, whatever came before it
     rows: int = 0
     listing: str = ""
 
@@ -72,6 +88,7 @@ class Day:
     silver: str  # digest of what it is made of
     paths: tuple[str, ...]  # below processed/
     rows: int
+    is_open: bool = False  # more of its bars will end
 
 
 class Scope:
@@ -88,6 +105,7 @@ class Scope:
     ):
         self.profile, self.graph, self.selection, self.there, self.survey = profile, graph, selection, there, survey
         self.warn = warn
+        self.reach = Reach()
         self.names = lanes.canonical_names(survey.lanes, profile.variables)
         self.chosen = [m for m in graph.select(selection.models) if m.is_published]
         self.folders = tuple(p / "kernels" for p in profile.projects[1:])
@@ -95,7 +113,8 @@ class Scope:
 
     def models_of(self, lane: Lane) -> list[Model]:
         """The chosen models that walk a lane's channel, inputs first."""
-        return [model for model in self.chosen if model.channel == lane.channel]
+        only = self.reach.models
+        return [m for m in self.chosen if m.channel == lane.channel and (only is None or m.name in only)]
 
     def variables(self, lane: Lane) -> dict[str, Any]:
         return self.profile.for_lane(lane.exchange, lane.symbol)
@@ -173,15 +192,30 @@ class _Hours:
         if start is not None and any(m.layer == "gold" and self.model.name in m.refs for m in self.scope.chosen):
             start = start // DAY_US * DAY_US  # a day's bars need the whole day
         before: Step | None = None
-        for hour in sorted(h for h in hours if h <= last):
-            if selection.end is not None and hour * HOUR_US >= selection.end:
+        first = self._begins()
+        behind = self.scope.reach.behind
+        for hour in sorted(h for h in hours if first <= h <= last):
+            if (selection.end is not None and hour * HOUR_US >= selection.end) or (
+                behind is not None and hour >= behind
+            ):
                 return
             step = self._step(hour, start, proved)
             if step is None:
                 continue
-            step = _lean(self._chained(step, before), before)
+            if hour == first and step.record is not None:
+                step = replace(step, given=True)
+            else:
+                step = _lean(self._chained(step, before), before)
             yield step
             before = step
+
+    def _begins(self) -> int:
+        """The hour whose kept state a part of the lane is walked on from; the first of all if none is kept."""
+        since = self.scope.reach.since
+        if since is None:
+            return -(2**62)
+        kept = (hour_of(name) for name in reversed(self.ledger.with_states()))
+        return next((hour for hour in kept if hour < since), -(2**62))
 
     def _filled(self, recorded: Iterable[int], there: Iterable[int]) -> list[int]:
         """The hours that have, or had, books of their own."""
@@ -339,8 +373,15 @@ def gold(scope: Scope, model: Model, lane: Lane) -> Iterator[Day]:
     hours: dict[int, Record] = {}
     holes: set[int] = set()  # hours that have rows, which were not written: they lie before a --start
     book = scope.ledger(scope.graph.models[silver_name], lane)
+    variables = scope.variables(lane)
+    durations = variables["bar_durations"] if model.config.get("per") == "bar_durations" else (0,)
+    reach = scope.reach
+    earliest = _first_hour(reach, max(durations))
     for name in book.partitions:
-        first = hour_of(name) * HOUR_US
+        hour = hour_of(name)
+        if hour < earliest or (reach.behind is not None and hour >= reach.behind):
+            continue
+        first = hour * HOUR_US
         record = book.get(name)
         if record is not None and record.written:
             hours[first] = replace(record, code={}, variables={})
@@ -349,14 +390,12 @@ def gold(scope: Scope, model: Model, lane: Lane) -> Iterator[Day]:
     last = max((r.max_clock for r in hours.values() if r.max_clock is not None), default=None)
     if last is None:
         return
-    whole = last
+    last = whole = max(last, reach.proved or last)
     if selection.end is not None and last >= selection.end:
         last = _last_published(scope, hours, selection.end)
-    variables = scope.variables(lane)
     read = plain(scope.graph.variables_of(model, variables))
     code = scope.code(model)
-    for duration in variables["bar_durations"] if model.config.get("per") == "bar_durations" else (0,):
-        length = duration * US
+    for duration in durations:
         own = scope.ledger(model, lane, duration)
         by_day: dict[int, list[int]] = defaultdict(list)
         for first in hours:
@@ -364,6 +403,9 @@ def gold(scope: Scope, model: Model, lane: Lane) -> Iterator[Day]:
                 by_day[day].append(first)
         for day in sorted(by_day.keys() - {day for first in holes for day in days_of(first, duration)}):
             start, end = day * DAY_US, (day + 1) * DAY_US
+            ended = last_end(end, duration)
+            if reach.since is not None and ended <= reach.since * HOUR_US:
+                continue
             if (selection.start is not None and end <= selection.start) or (
                 selection.end is not None and start >= selection.end
             ):
@@ -372,7 +414,13 @@ def gold(scope: Scope, model: Model, lane: Lane) -> Iterator[Day]:
             made_of = digest([[r.partition, [o.digest for o in r.outputs]] for r in used])
             name = catalog.partition_name(start, "day")
             record = own.get(name)
-            until = min(last, end + length)
+            until = min(last, ended)
+            if reach.behind is not None and ended > reach.behind * HOUR_US:
+                if reach.open_days:
+                    paths = tuple(o.path for r in used for o in r.outputs)
+                    edge = reach.behind * HOUR_US
+                    yield Day(name, start, end, duration, edge, edge, record, "open", made_of, paths, 0, is_open=True)
+                continue
             reason = _why_bars(scope, own, record, changes(record, code, read, scope.names[lane]) if record else "")
             if not reason and record is not None:
                 reason = "its silver changed" if record.start != made_of else ""
@@ -383,6 +431,20 @@ def gold(scope: Scope, model: Model, lane: Lane) -> Iterator[Day]:
             yield Day(
                 name, start, end, duration, max(last, proved), max(until, proved), record, reason, made_of, paths, rows
             )
+
+
+def last_end(end: int, duration: int) -> int:
+    """When the last bar ends that starts in a day which ends at `end` us, of a duration in s."""
+    length = duration * US
+    return -(-end // length) * length if length else end
+
+
+def _first_hour(reach: Reach, longest: int) -> int:
+    """The first hour that the days of a part of a lane may need; bars take up to `longest` s."""
+    if reach.since is None:
+        return -(2**62)
+    day = days_of(reach.since * HOUR_US, longest)[0]
+    return day * 24 - longest // 3600 - 1
 
 
 def days_of(first: int, duration: int) -> range:

@@ -121,6 +121,7 @@ VARIABLES: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
         "resample_max_staleness": _number(0, 1e9),
         "fill_gaps": _flag,
         "bar_durations": _several(SECONDS),
+        "channel_patience": _number(0, 1e9),
         "partial_bars": _flag,
         "contract_size": _number(1e-18, 1e18),
         "contract_kind": _one_of("linear", "inverse"),

@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from daedalus_etl.kernels.base import Kernel
 
 COUNTS = ("read", "duplicate", "invalid", "overflow", "written")
+COUNTED = """
+    select count(*), count(*) filter (where is_duplicate),
+        count(*) filter (where not is_duplicate and not is_valid),
+        count(*) filter (where not is_duplicate and is_sound and not is_valid),
+        max(clock_us) filter (where not is_duplicate)
+    from {} where not is_context
+"""
 Files = Mapping[str, Sequence[tuple[Segment, Facts]]]  # by channel
 
 
@@ -247,13 +254,7 @@ class Walk:
         return reader.schema, batches(reader)
 
     def _count(self, name: str, counts: dict[str, int]) -> None:
-        read, duplicate, invalid, overflow, last = self.engine.row(
-            f"""select count(*), count(*) filter (where is_duplicate),
-            count(*) filter (where not is_duplicate and not is_valid),
-            count(*) filter (where not is_duplicate and is_sound and not is_valid),
-            max(clock_us) filter (where not is_duplicate)
-            from {_table(name)} where not is_context"""
-        )
+        read, duplicate, invalid, overflow, last = self.engine.row(COUNTED.format(_table(name)))
         _add(counts, last, read=read, duplicate=duplicate, invalid=invalid, overflow=overflow)
 
     def _bronze(self, name: str, files: Files) -> str:
@@ -296,10 +297,15 @@ class Walk:
         In one form, whatever else the hour held: where a row lay, and its place among rows that are gone, are left out.
         """
         edge = end - round(self.looks_back[name] * US)
+        self.engine.table(_carried(name) + "_next", self._carry_sql(name, str(edge)))
+        self.engine.drop(_carried(name))
+        self.engine.con.execute(f"alter table {_carried(name)}_next rename to {_carried(name)}")
+        self._has_carry.add(name)
+
+    def _carry_sql(self, name: str, edge: str) -> str:
+        """SQL of what is carried over of an input; `edge` is SQL of a clock, us."""
         copies = "is_copy" if self._remembers(name) else "true"
-        self.engine.table(
-            _carried(name) + "_next",
-            f"""select * replace (
+        return f"""select * replace (
                 true as is_context, 0::ubigint as segment, 0::bigint as position,
                 row_number() over (order by clock_us, is_duplicate, lane_order, segment, position) - 1 as lane_order
             )
@@ -308,11 +314,7 @@ class Walk:
                 select (clock_us, lane_order) from {_table(name)}
                 where is_valid and not is_duplicate and clock_us <= {edge}
                 order by clock_us desc, lane_order desc limit 1
-            ) and not is_duplicate)""",
-        )
-        self.engine.drop(_carried(name))
-        self.engine.con.execute(f"alter table {_carried(name)}_next rename to {_carried(name)}")
-        self._has_carry.add(name)
+            ) and not is_duplicate)"""
 
     def _remembers(self, name: str) -> bool:
         """Do later hours look for duplicates among this input's rows? Exact copies (is_copy) tell them nothing."""
