@@ -84,10 +84,11 @@ project_options = _stacked(
         help="Set a variable, for example max_staleness=60. Repeatable.",
     ),
 )
+data_option = click.option(
+    "--data", type=FOLDER, metavar="DIR", help="Root of raw/ and processed/.  [default: ./data, or the profile's]"
+)
 data_options = _stacked(
-    click.option(
-        "--data", type=FOLDER, metavar="DIR", help="Root of raw/ and processed/.  [default: ./data, or the profile's]"
-    ),
+    data_option,
     click.option(
         "--source", metavar="NAME", help="Folder below raw/ready/ that the collectors write.  [default: ccxt]"
     ),
