@@ -116,8 +116,8 @@ class Beat:
 
 
 def is_locked(data: Path, pid: int | None = None) -> bool:
-    """Does a process hold the data root's lock, and is it the process `pid`, if one is given? Raises OSError if the lock
-    may not be read.
+    """Does a process hold the data root's lock, and is it the process `pid`, if one is given? Raises OSError if the
+    lock may not be read.
 
     It is asked by taking the lock for some microseconds, together with others that ask: a run that starts within them
     is refused.
