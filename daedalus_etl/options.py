@@ -137,6 +137,13 @@ workers_option = click.option(
     "allow.  [default: the profile's]",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout.")
+log_format_option = click.option(
+    "--log-format",
+    type=click.Choice(("text", "json")),
+    default="text",
+    show_default=True,
+    help="How events are written to stderr: as text, or as one JSON object a line.",
+)
 
 
 def profile_of(given: Mapping[str, Any]) -> Profile:
