@@ -64,12 +64,12 @@ class Log:
         sums = self._taken.setdefault(lane, {})
         for name, value in details.items():
             known = sums.get(name)
-            if name in ("rows", "segments") and known is not None:
+            if known is None or value is None:
+                sums[name] = value if known is None else known
+            elif name in ("rows", "segments"):
                 sums[name] = known + value
-            elif name == "lag" and known is not None:
-                sums[name] = max(known, value)
             else:
-                sums[name] = value
+                sums[name] = max(known, value) if name == "lag" else value
 
     def _say_taken(self) -> None:
         self._since = time.monotonic()

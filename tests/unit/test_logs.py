@@ -190,8 +190,8 @@ def test_bars_have_neither_segments_nor_a_lag(clock: Clock, capsys: pytest.Captu
     with Log("json") as tell:
         tell("taken", bars)
         tell("taken", bars)
-        tell("taken", TAKEN | {"lag": None})
-        tell("taken", TAKEN)
+        for lag in (None, 0.4, None):
+            tell("taken", TAKEN | {"lag": lag})
     found = parsed(capsys.readouterr().err)
     assert (found[0]["rows"], found[1]["lag"]) == (2, 0.4)
 
