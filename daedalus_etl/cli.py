@@ -260,7 +260,7 @@ def health(as_json: bool, **given: Any) -> None:
     """
     from daedalus_etl import console, heartbeat
 
-    data = opt.profile_of(given).data
+    data = given["data"] or opt.profile_of(given).data  # a profile that is broken by now is no matter of health
     beat = heartbeat.Beat.read(data)
     is_locked = beat is not None and heartbeat.is_locked(data, beat.pid)
     ok, reason = heartbeat.verdict(beat, time.monotonic(), is_locked)

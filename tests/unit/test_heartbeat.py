@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import math
@@ -20,6 +21,7 @@ from click.testing import CliRunner, Result
 from daedalus_etl import cli, files, heartbeat
 from daedalus_etl.heartbeat import Beat, verdict
 from daedalus_etl.runner import exclusive
+from tests.crash.faults import mounts
 
 ROOT = Path(__file__).parents[2]
 WELL = Beat(30.0, 0.02, 12, pid=77, started=1_770_000_000, beat=1_770_128_405, monotonic=5000.0)
@@ -156,6 +158,40 @@ def test_on_a_full_disk_the_file_that_is_there_says_why_it_waits(data: Path, mon
         assert health(data).output.endswith("watch.json cannot be written: No space left on device\n")
 
 
+def test_a_beat_that_cannot_be_put_in_place_leaves_nothing_in_staging(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Beat(30).write(data)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "replace", full)
+    for _ in range(3):
+        assert Beat(30).write(data)
+    assert list((data / "state" / "staging").iterdir()) == []
+
+
+def test_a_disk_that_is_really_full_is_said_too(data: Path) -> None:
+    """Where a disk of its own can be mounted; the test above says the same of one that only seems to be full."""
+    if not mounts.can_mount():
+        return
+    with mounts.tiny_disk(data, 128 << 10):
+        (data / "state").mkdir()
+        beat = Beat(30.0, lag={f"trades demo {n}": 1.0 for n in range(20)})
+        assert beat.write(data)
+        with open(data / "fill", "wb", buffering=0) as fill, contextlib.suppress(OSError):
+            while True:
+                fill.write(bytes(4096))
+        for waiting in ("disk full: processed", ""):
+            beat.waiting = waiting
+            assert beat.write(data)
+            found = Beat.read(data)
+            assert found is not None
+            assert found.waiting.endswith(waiting or "cannot be written: No space left on device")
+        assert list((data / "state" / "staging").iterdir()) == []
+
+
 def test_where_nothing_can_be_written_a_beat_says_so_and_raises_nothing(tmp_path: Path) -> None:
     assert not Beat(30).write(tmp_path / "unplugged")
     assert list(tmp_path.iterdir()) == []  # above all, no new data root where a disk is mounted else
@@ -256,6 +292,23 @@ def test_health_of_a_watcher_that_ended_is_1(data: Path) -> None:
 def test_health_is_1_while_another_run_has_the_lock(data: Path) -> None:
     with watching(data, pid=os.getpid() + 1):
         assert health(data).exit_code == 1
+
+
+def test_health_of_a_named_root_needs_no_profile(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "duckdb_profiles.yaml").write_text("profiles: {pi4: {thread: 1}}\n")  # broken since it was started
+    monkeypatch.chdir(tmp_path)
+    with watching(data):
+        assert health(data).exit_code == 0
+
+
+def test_health_without_a_named_root_is_that_of_the_profile(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "duckdb_profiles.yaml").write_text(f"profiles: {{mine: {{data: {data}}}}}\n")
+    monkeypatch.chdir(tmp_path)
+    with watching(data):
+        done = CliRunner().invoke(cli.main, ["health", "--profile", "mine"], catch_exceptions=False)
+    assert done.output == "running: 2 lanes, last beat 0 s ago\n"
 
 
 def test_health_of_a_root_that_is_none_is_1_and_makes_nothing(tmp_path: Path) -> None:
