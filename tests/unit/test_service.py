@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 from pathlib import Path, PurePosixPath
 
 import pytest
 
-from daedalus_etl import profiles
+from daedalus_etl import cli, profiles
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "docs" / "how-to" / "daedalus-watch.service"
@@ -142,6 +143,16 @@ def test_systemd_itself_finds_no_fault_with_it(tmp_path: Path) -> None:
         [program, "verify", "--man=no", str(tmp_path / UNIT.name)], capture_output=True, text=True, check=False
     )
     assert (done.returncode, [line for line in done.stderr.splitlines() if UNIT.name in line]) == (0, [])
+
+
+def test_it_starts_the_watcher_with_options_that_this_has() -> None:
+    program, name, *arguments = shlex.split(one("ExecStart"))
+    assert (PurePosixPath(program).name, name) == ("daedalus", "watch")
+    context = cli.main.commands[name].make_context(name, arguments)  # raises for what is no option of it
+    assert context.params["log_format"] == "json"
+    assert context.params["metrics_port"] == 9108
+    assert context.params["poll_interval"] == 30
+    assert str(context.params["data"]) == one("ReadWritePaths")
 
 
 # -- the how-to -----------------------------------------------------------------------------------------------
