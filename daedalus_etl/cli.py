@@ -242,6 +242,35 @@ def status(as_json: bool, **given: Any) -> None:
     click.get_current_context().exit(1 if work.report.quarantined else 0)
 
 
+@main.command()
+@opt.data_option
+@opt.json_option
+@opt.project_options
+def health(as_json: bool, **given: Any) -> None:
+    """Say whether the watcher is well.
+
+    \b
+    Examples:
+      daedalus health --data /srv/market
+      daedalus health --json
+
+    One line with the reason. Exit code 0 if it is running; 1 if it is not, has stalled, has to wait (for a full disk,
+    for example), or cannot make a lane. Segments in quarantine are mentioned, and do not make it unwell. Nothing is
+    changed, and nothing of the market is read.
+    """
+    from daedalus_etl import console, heartbeat
+
+    data = given["data"] or opt.profile_of(given).data  # a profile that is broken by now is no matter of health
+    beat = heartbeat.Beat.read(data)
+    is_locked = beat is not None and heartbeat.is_locked(data, beat.pid)
+    ok, reason = heartbeat.verdict(beat, time.monotonic(), is_locked)
+    if as_json:
+        console.emit("health", {"ok": ok, "reason": reason, **(beat.facts() if beat is not None else {})})
+    else:
+        click.echo(reason)
+    click.get_current_context().exit(0 if ok else 1)
+
+
 # -- models ---------------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ into staging only.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import hashlib
@@ -35,11 +36,19 @@ def write_synced(path: Path, content: bytes, staging: Path) -> None:
 
 
 def write_cache(path: Path, content: bytes, staging: Path) -> None:
-    """Replace a small file whole, unsynced: for what can be found out again. Its reader must not trust its content."""
+    """Replace a small file whole, unsynced: for what can be found out again. Its reader must not trust its content.
+
+    Leaves nothing in staging if it fails: a watcher tries it again at every beat for as long as the disk is full.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = _part(path, staging)
-    part.write_bytes(content)
-    os.replace(part, path)
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            remove(part)
+        raise
 
 
 def _part(path: Path, staging: Path) -> Path:

@@ -84,10 +84,11 @@ project_options = _stacked(
         help="Set a variable, for example max_staleness=60. Repeatable.",
     ),
 )
+data_option = click.option(
+    "--data", type=FOLDER, metavar="DIR", help="Root of raw/ and processed/.  [default: ./data, or the profile's]"
+)
 data_options = _stacked(
-    click.option(
-        "--data", type=FOLDER, metavar="DIR", help="Root of raw/ and processed/.  [default: ./data, or the profile's]"
-    ),
+    data_option,
     click.option(
         "--source", metavar="NAME", help="Folder below raw/ready/ that the collectors write.  [default: ccxt]"
     ),
@@ -136,6 +137,13 @@ workers_option = click.option(
     "allow.  [default: the profile's]",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout.")
+log_format_option = click.option(
+    "--log-format",
+    type=click.Choice(("text", "json")),
+    default="text",
+    show_default=True,
+    help="How events are written to stderr: as text, or as one JSON object a line.",
+)
 
 
 def profile_of(given: Mapping[str, Any]) -> Profile:
