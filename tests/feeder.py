@@ -21,7 +21,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,8 @@ class Feeder:
     root: a bronze root that nobody writes to. mischief: for all lanes, or by symbol (others have none).
     channels, symbols: only these. first_seconds: only so much of each lane from the root's first capture on.
     turn_after: shift all times so that a turn of the hour comes so many seconds after the first capture.
+    staggered: lanes' segments do not end all at once, but one lane after the other within a segment's length; each
+    comes that much later.
     """
 
     def __init__(
@@ -126,6 +128,7 @@ class Feeder:
         symbols: Sequence[str] = (),
         first_seconds: float | None = None,
         turn_after: float | None = None,
+        staggered: bool = False,
     ):
         self.source, self.segment_us = source, round(segment_seconds * US)
         lanes = _read(root, source, channels, symbols)
@@ -140,9 +143,11 @@ class Feeder:
         self.begins_us = first + shift
         self.ends_us = max(piece.ends_us for pieces in self.lanes.values() for piece in pieces)
         steps: list[Step] = []
-        for lane, pieces in self.lanes.items():
+        for i, (lane, pieces) in enumerate(self.lanes.items()):
             of_lane = mischief.get(lane.symbol) if isinstance(mischief, Mapping) else mischief
-            steps += self._steps(lane, pieces, of_lane or Mischief(), seed)
+            later = i * self.segment_us // len(self.lanes) if staggered else 0
+            planned = self._steps(lane, pieces, of_lane or Mischief(), seed)
+            steps.extend(replace(step, due_us=step.due_us + later) for step in planned)
         self.steps = sorted(steps)
 
     def _cut(self, lane: Lane, rows: pa.Table) -> list[Piece]:

@@ -780,22 +780,31 @@ def needed_at(channel: str, lane: str, clock: int, own: float, bronze: Mapping[t
     return None if then is None else max(own, then)
 
 
-def silver_latency(bronze: Mapping[tuple[str, str], Came], seen: Mapping[Key, Seen]) -> dict[str, Latency]:
+ALWAYS = (-(2**62), 2**62)
+
+
+def silver_latency(
+    bronze: Mapping[tuple[str, str], Came], seen: Mapping[Key, Seen], between: tuple[int, int] = ALWAYS
+) -> dict[str, Latency]:
     """Channel -> from each segment's last row until it is in silver. For feeds in order: what shows a later clock is
-    taken for all before it."""
+    taken for all before it. between: only segments whose last clock (us) is there."""
     found: dict[str, Latency] = {}
     for (channel, lane), mine in bronze.items():
         latency = found.setdefault(channel, Latency())
         there = seen["silver", channel, lane, 0]
         for own, clocks in zip(mine.at, mine.clocks, strict=True):
             clock = int(clocks[-1])
+            if not between[0] <= clock < between[1]:
+                continue
             latency.add(needed_at(channel, lane, clock, own, bronze), there.first(clock))
     return found
 
 
-def gold_latency(bronze: Mapping[tuple[str, str], Came], seen: Mapping[Key, Seen]) -> dict[str, Latency]:
+def gold_latency(
+    bronze: Mapping[tuple[str, str], Came], seen: Mapping[Key, Seen], between: tuple[int, int] = ALWAYS
+) -> dict[str, Latency]:
     """Channel -> from the moment at which a bar could be known to have ended until it is in gold. For feeds in order,
-    all of whose rows are valid."""
+    all of whose rows are valid. between: only bars whose end (us) is there."""
     found: dict[str, Latency] = {}
     for (_, channel, lane, seconds), there in seen.items():
         if not seconds or (channel, lane) not in bronze:
@@ -807,7 +816,7 @@ def gold_latency(bronze: Mapping[tuple[str, str], Came], seen: Mapping[Key, Seen
         length = seconds * US
         for start in np.unique(clocks // length * length).tolist():
             after = np.flatnonzero(clocks >= start + length)
-            if len(after):
+            if len(after) and between[0] <= start + length < between[1]:
                 first = after[np.argmin(clocks[after])]
                 own = mine.at[of_segment[first]]
                 latency.add(needed_at(channel, lane, int(clocks[first]), own, bronze), there.first(start))

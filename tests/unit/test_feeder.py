@@ -188,6 +188,16 @@ def test_times_are_shifted_so_that_the_hour_turns_where_it_is_asked_for(
         assert lags[0] == lags[1], moved
 
 
+def test_staggered_lanes_come_one_after_the_other_within_a_segments_length(root: Path) -> None:
+    plain, staggered = Feeder(root, segment_seconds=12), Feeder(root, segment_seconds=12, staggered=True)
+    moved = {
+        step.piece.lane: step.due_us - step.piece.ends_us
+        for step in sorted(staggered.steps, key=lambda step: step.piece.lane)
+    }
+    assert list(moved.values()) == [i * 2 * US for i in range(6)]
+    assert sorted(step.path for step in plain.steps) == sorted(step.path for step in staggered.steps)
+
+
 def test_only_the_first_seconds_and_the_lanes_that_are_asked_for(root: Path) -> None:
     feeder = Feeder(root, channels=("trades",), symbols=("ETH-USDT",), first_seconds=60)
     ((lane, pieces),) = feeder.lanes.items()
