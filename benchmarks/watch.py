@@ -97,7 +97,9 @@ class Sizes(threading.Thread):
         """The sizes of what lies there now."""
         now: Counter[str] = Counter()
         for layer in LAYERS:
-            for folder, _, names in os.walk(self.data / layer):
+            for folder, below, names in os.walk(self.data / layer):
+                if "staging" in below:
+                    below.remove("staging")  # what is made there is counted where it is published
                 for name in names:
                     try:
                         status = os.stat(os.path.join(folder, name))

@@ -10,6 +10,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from tests import harness, roots
@@ -56,12 +57,13 @@ class Desk:
 
     def minutes(self, table: str, symbol: str, hour: int = 1) -> list[float]:
         """The clocks of a lane's published rows, in minutes of the hour."""
-        while True:
+        for _ in range(50):
             try:
                 rows = harness.published(self.data, table, f"symbol = '{symbol}'", columns=("clock_ts", "lane_order"))
-            except (OSError, harness.duckdb.Error):  # it was replaced after we had listed it
+            except (OSError, duckdb.Error):  # it was replaced after we had listed it
                 continue
             return [(row["clock_ts"] - DAY - hour * roots.HOUR) / MINUTE for row in rows]
+        pytest.fail(f"{table} cannot be read")
 
     def until(self, table: str, symbol: str, minutes: Sequence[float], longest: float = SOON) -> float:
         def said() -> str:
