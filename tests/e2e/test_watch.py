@@ -32,10 +32,10 @@ from tests.watching import (
 START = datetime(2026, 2, 3, 22, 56, tzinfo=UTC)  # the hour turns after four minutes
 MARKET = Market(hours=0.12, symbols=("BTC-USDT", "ETH-USDT"), start=START, seed=5, dirt=0.03,
                 books_per_second=0.7, trades_per_second=0.7, quotes_per_second=0.7)  # fmt: skip
-MANY = Market(hours=0.1, symbols=("SHIB-USDT",), start=START, seed=6, quotes_per_second=3)
+MANY = Market(hours=0.1, symbols=("SHIB-USDT",), start=START, seed=6, quotes_per_second=6)
 TIDY = Mischief(duplicate=0.15)  # changes no row that was published
 WILD = Mischief(late=0.08, very_late=0.08, duplicate=0.08, reordered=0.12, torn=0.12, growing=0.1, changed=0.08)
-SPEED = 20
+SPEED = 30
 OPTIONS = ("--poll-interval", "0.5", "--workers", "2")
 
 
@@ -150,7 +150,7 @@ def test_the_feed_has_all_that_is_to_be_met(live: Scene) -> None:
     assert hows == {"whole", "torn", "chunk"}
     assert len(live.in_closed_hours(live.want)) == 7
     of_an_hour = [step.path.rpartition("/")[0] for step in live.feeders[1].steps]
-    assert max(map(of_an_hour.count, of_an_hour)) > 200
+    assert max(map(of_an_hour.count, of_an_hour)) > 150
     assert live.kills == 2
 
 
