@@ -1,0 +1,223 @@
+"""The watcher, one thing after the other: what it waits for, what it does not wait for, and what it survives."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from tests import harness, roots
+from tests.crash.faults import mounts, runs
+from tests.crash.faults.plan import Plan
+from tests.feeder import write_whole
+from tests.roots import DAY, MINUTE, rows_of
+from tests.watching import Watcher, fingerprint, wait_until
+
+PATIENCE = 5  # s
+SOON = 2.5  # s: sooner than any patience runs out
+PROFILE = "variables: {{bar_durations: [{0}]}}\n"
+ROOM = 64 << 20  # bytes of the disk
+
+
+@dataclass
+class Desk:
+    """A watcher on a disk of its own, and a hand that puts segments into its bronze."""
+
+    watcher: Watcher
+    raw: Path
+    project: Path
+    stage: Path
+    plan: Plan | None = None  # where no disk can be mounted
+    put_count: int = field(default=0)
+
+    @property
+    def data(self) -> Path:
+        return self.watcher.data
+
+    def segment(
+        self, channel: str, symbol: str, minutes: Sequence[float], name: str, hour: int = 1
+    ) -> tuple[Path, bytes]:
+        """Where it would lie, and its bytes."""
+        self.put_count += 1
+        stage = self.stage / str(self.put_count)
+        (path,) = harness.write_bronze(stage, channel, rows_of(channel, hour, minutes), symbol=symbol, name=name)
+        return self.raw / path.relative_to(stage / "raw"), path.read_bytes()
+
+    def put(self, channel: str, symbol: str, minutes: Sequence[float], name: str, hour: int = 1) -> Path:
+        path, content = self.segment(channel, symbol, minutes, name, hour)
+        write_whole(path, content)
+        return path
+
+    def minutes(self, table: str, symbol: str, hour: int = 1) -> list[float]:
+        """The clocks of a lane's published rows, in minutes of the hour."""
+        for _ in range(50):
+            try:
+                rows = harness.published(self.data, table, f"symbol = '{symbol}'", columns=("clock_ts", "lane_order"))
+            except (OSError, duckdb.Error):  # it was replaced after we had listed it
+                continue
+            return [(row["clock_ts"] - DAY - hour * roots.HOUR) / MINUTE for row in rows]
+        pytest.fail(f"{table} cannot be read")
+
+    def until(self, table: str, symbol: str, minutes: Sequence[float], longest: float = SOON) -> float:
+        def said() -> str:
+            return f"{self.minutes(table, symbol)}, not {minutes} after {longest} s\n{self.watcher.log[-2000:]}"
+
+        return wait_until(lambda: self.minutes(table, symbol) == list(minutes), longest, said)
+
+    def fill(self) -> None:
+        """No more room for anything."""
+        if self.plan is not None:
+            self.plan.fill()
+            return
+        with (self.data / "ballast").open("wb", buffering=0) as file:
+            for size in (1 << 20, 1 << 12, 1):
+                with suppress(OSError):
+                    while True:
+                        file.write(b"\0" * size)
+
+    def make_room(self) -> None:
+        if self.plan is not None:
+            Path(self.plan.work, "full").unlink()
+        else:
+            (self.data / "ballast").unlink()
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    folder = tmp_path_factory.mktemp("desk")
+    for name in ("data", "raw", "project", "work", "stage"):
+        (folder / name).mkdir()
+    (folder / "project" / "duckdb_profiles.yaml").write_text(PROFILE.format("60"))
+    options = ("--poll-interval", "0.5", "--workers", "1", "--log-format", "json", "--project", folder / "project",
+               "--var", f"channel_patience={PATIENCE}")  # fmt: skip
+    with ExitStack() as stack:
+        plan = None
+        environment = {}
+        if mounts.can_mount():
+            stack.enter_context(mounts.tiny_disk(folder / "data", ROOM))
+        else:
+            plan = Plan(str(folder / "data"), str(folder / "work"), full=("processed", "staging", "state"))
+            environment = {"PYTHONPATH": str(runs.HERE / "layer"), **plan.environment()}
+        (folder / "raw" / "ready" / "ccxt").mkdir(parents=True)
+        (folder / "data" / "raw").symlink_to(folder / "raw")
+        watcher = Watcher(folder / "data", folder / "scratch", *options, environment=environment)
+        stack.enter_context(watcher)
+        watcher.wait_ready()
+        yield Desk(watcher, folder / "raw", folder / "project", folder / "stage", plan)
+        code, seconds = watcher.terminate()
+        assert code == 0, watcher.log
+        assert seconds < 10
+        assert "Traceback" not in watcher.whole_log
+
+
+def test_a_book_waits_until_trades_pass_its_clock_or_patience_runs_out(desk: Desk) -> None:
+    """A trade at the book's own clock does not pass it; a trade waits for a book that reaches it."""
+    desk.put("trades", "AAA-EUR", [1, 3, 5], "a")
+    desk.put("orderbook", "AAA-EUR", [2, 4, 5, 6], "a")
+    desk.until("silver/orderbook", "AAA-EUR", [2, 4])
+    desk.until("silver/trades", "AAA-EUR", [1, 3, 5])
+    time.sleep(0.8)
+    assert desk.minutes("silver/orderbook", "AAA-EUR") == [2, 4], "published before the trades have passed it"
+    desk.put("trades", "AAA-EUR", [7], "b")
+    desk.until("silver/orderbook", "AAA-EUR", [2, 4, 5, 6])
+    assert desk.minutes("silver/trades", "AAA-EUR") == [1, 3, 5], "published before a book has reached it"
+    desk.put("orderbook", "AAA-EUR", [7, 8], "b")
+    began = time.monotonic()
+    desk.until("silver/trades", "AAA-EUR", [1, 3, 5, 7])
+    assert desk.minutes("silver/orderbook", "AAA-EUR") == [2, 4, 5, 6]
+    desk.until("silver/orderbook", "AAA-EUR", [2, 4, 5, 6, 7, 8], PATIENCE + 5)
+    assert time.monotonic() - began > PATIENCE - 1.5, "it had no patience"  # the trades came that much earlier at most
+
+
+def test_a_lane_with_no_other_channel_does_not_wait(desk: Desk) -> None:
+    desk.put("orderbook", "BBB-EUR", [1, 2], "a")
+    desk.put("trades", "BBC-EUR", [1, 2], "a")
+    desk.until("silver/orderbook", "BBB-EUR", [1, 2])
+    desk.until("silver/trades", "BBC-EUR", [1, 2])
+
+
+def test_ended_bars_are_there_as_soon_as_a_row_ends_them(desk: Desk) -> None:
+    desk.put("ticker", "BAR-EUR", [1.2, 1.5, 2.1], "a")
+
+    def bars() -> list[int]:
+        rows = harness.published(desk.data, "gold/ticker_bars/60s", "symbol = 'BAR-EUR'", columns=("bar_start",))
+        return [(row["bar_start"] - DAY - roots.HOUR) // MINUTE for row in rows]
+
+    wait_until(lambda: bars() == [1], SOON, lambda: str(bars()))
+    desk.put("ticker", "BAR-EUR", [2.5, 4.2], "b")
+    wait_until(lambda: bars() == [1, 2], SOON, lambda: str(bars()))
+
+
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_a_torn_segment_waits_and_is_taken_up_when_it_is_whole(desk: Desk, share: float) -> None:
+    symbol, other = f"CC{int(share * 10)}-EUR", f"CD{int(share * 10)}-EUR"
+    path, content = desk.segment("ticker", symbol, [1, 2], "a")
+    write_whole(path, content[: int(len(content) * share)])
+    desk.put("ticker", other, [1, 2], "a")
+    desk.until("silver/ticker", other, [1, 2])
+    assert desk.minutes("silver/ticker", symbol) == []
+    write_whole(path, content)
+    desk.until("silver/ticker", symbol, [1, 2])
+
+
+def test_a_deleted_segment_changes_nothing_and_is_warned_of(desk: Desk) -> None:
+    path = desk.put("ticker", "DDD-EUR", [1, 2], "a")
+    desk.put("ticker", "DDD-EUR", [3], "a", hour=2)
+    desk.until("silver/ticker", "DDD-EUR", [1, 2, 63])
+    desk.watcher.wait_still(1)
+    before, said = fingerprint(desk.data), len(desk.watcher.log)
+    path.unlink()
+    time.sleep(1.5)
+    assert fingerprint(desk.data) == before
+    assert re.search("delet|gone|removed|missing|no longer", desk.watcher.log[said:], re.IGNORECASE)
+
+
+def test_a_segment_that_comes_late_into_a_closed_hour_is_taken_in(desk: Desk) -> None:
+    desk.put("ticker", "LAT-EUR", [1, 3], "a")
+    desk.put("ticker", "LAT-EUR", [1], "a", hour=2)
+    desk.until("silver/ticker", "LAT-EUR", [1, 3, 61])
+    desk.put("ticker", "LAT-EUR", [2], "late")
+    desk.until("silver/ticker", "LAT-EUR", [1, 2, 3, 61], 10)
+
+
+def test_sighup_reads_the_profile_again_and_it_goes_on(desk: Desk) -> None:
+    desk.put("ticker", "HUP-EUR", [0.5, 1.5, 2.5, 4.5], "a")
+    desk.until("silver/ticker", "HUP-EUR", [0.5, 1.5, 2.5, 4.5])
+    (desk.project / "duckdb_profiles.yaml").write_text(PROFILE.format("60, 120"))
+    desk.watcher.signal(signal.SIGHUP)
+    folder = desk.data / "processed/gold/ticker_bars/120s/exchange=kraken/symbol=HUP-EUR"
+    wait_until(lambda: list(folder.rglob("*.parquet")), 15, lambda: desk.watcher.log[-2000:])
+    desk.put("ticker", "HUP-EUR", [5], "b")
+    desk.until("silver/ticker", "HUP-EUR", [0.5, 1.5, 2.5, 4.5, 5])
+
+
+def test_a_full_disk_is_said_waited_for_and_gone_on_from(desk: Desk) -> None:
+    desk.put("ticker", "EEE-EUR", [1], "a")
+    desk.until("silver/ticker", "EEE-EUR", [1])
+    desk.watcher.wait_still(1)
+    said = len(desk.watcher.log)
+    desk.fill()
+    try:
+        desk.put("ticker", "EEE-EUR", [2], "b")
+        wait_until(lambda: "o space" in desk.watcher.log[said:], 10, "it does not say that the disk is full")
+        used = desk.watcher.cpu_seconds()
+        time.sleep(2)
+        assert desk.watcher.cpu_seconds() - used < 1, "it is busy while it waits"
+        assert desk.watcher.is_running
+        assert desk.minutes("silver/ticker", "EEE-EUR") == [1]
+        assert desk.watcher.log[said:].count("o space") < 10
+    finally:
+        desk.make_room()
+    desk.until("silver/ticker", "EEE-EUR", [1, 2], 20)
+
+
+def test_each_line_of_its_log_is_an_object(desk: Desk) -> None:
+    lines = [line for line in desk.watcher.log.splitlines() if line]
+    assert len(desk.watcher.events()) == len(lines)
