@@ -271,6 +271,65 @@ def health(as_json: bool, **given: Any) -> None:
     click.get_current_context().exit(0 if ok else 1)
 
 
+@main.command()
+@opt.data_options
+@opt.select_option
+@opt.lane_options
+@opt.durations_option
+@click.option(
+    "--poll-interval",
+    type=click.FloatRange(0.05, 3600),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How often bronze is looked at, even if the filesystem tells of nothing.",
+)
+@click.option("--once", is_flag=True, help="Bring everything up to date that is there, as `daedalus run`, and end.")
+@click.option("--metrics-port", type=int, metavar="PORT", help="Serve Prometheus metrics on this port of 127.0.0.1.")
+@opt.log_format_option
+@opt.workers_option
+@opt.project_options
+def watch(poll_interval: float, once: bool, metrics_port: int | None, log_format: str | None, **given: Any) -> None:
+    """Follow bronze as it grows.
+
+    \b
+    Examples:
+      daedalus watch --data /srv/market
+      daedalus watch --profile pi4 --poll-interval 60 --metrics-port 9108 --log-format json
+      daedalus watch --once
+
+    The rows of a new segment are in silver, and the bars that have ended in gold, within a second; an hour that is over
+    becomes one file, as `daedalus run` writes it. SIGTERM ends it after what is in hand, with exit code 0; SIGHUP reads
+    the profile again. `daedalus health` says how it is.
+    """
+    from daedalus_etl.logs import Log
+
+    with Log(log_format or "text") as log:
+        work = _run_of(given)
+        _refuse_unpublished(work)
+        if once:
+            work.tell = log
+            click.get_current_context().exit(work.run().exit_code)
+        from daedalus_etl.metrics import Metrics
+        from daedalus_etl.notify import Notifier
+        from daedalus_etl.watch import Watch
+
+        def reload() -> tuple[Any, Any]:
+            profile = opt.profile_of(given)
+            return profile, opt.graph_of(profile)
+
+        metrics = Metrics(metrics_port)
+        watcher = Watch(
+            reload, work.selection, log, poll_interval=poll_interval, workers=work.profile.workers, metrics=metrics,
+            notifier=Notifier(),
+        )  # fmt: skip
+        try:
+            code = watcher.run()
+        finally:
+            metrics.close()
+    click.get_current_context().exit(code)
+
+
 # -- models ---------------------------------------------------------------------------------------------------
 
 

@@ -378,6 +378,11 @@ class LiveHours:
             did = True
 
     @property
+    def waits(self) -> bool:
+        """Are there rows that another channel has not passed yet?"""
+        return self._own_rows(self.at, 2**62)
+
+    @property
     def is_whole(self) -> bool:
         """Is all of it in up to where it stands, with nothing to be taken in again?"""
         return not self.gone and not self.least and self.back is None
@@ -418,8 +423,8 @@ class LiveHours:
         self.unnoted = inputs
         if came or self.gone or state:
             if not came and self.gone:  # a segment of it was changed, and has no row here any more
-                self.live.tell("warning", {"text": f"{self.model.name} {self.lane}: rows of {self.open.partition} "
-                                                   "that were published are in no segment any more; they stay."})  # fmt: skip
+                text = f"{self.model.name} {self.lane}: rows of {self.open.partition} are in no segment now"
+                self.live.tell("warning", {"text": f"{text}; they stay."})
                 self.gone = []
             back = start if self.gone else None
             self.open.commit(came, end, last=self.last, gone=self.gone, inputs=inputs, state=state, back=back)
@@ -746,7 +751,7 @@ def open_hour(scope: Scope, lane: Lane, now: float) -> int:
 class Live:
     """The lanes that one process follows. What it hears is told: taken, turned, late, restage, failed, waiting."""
 
-    def __init__(self, scope: Scope, temp: Path, tell: Tell, processes: int):
+    def __init__(self, scope: Scope, temp: Path, tell: Tell):
         self.scope, self.tell = scope, tell
         self.engine = Engine(scope.profile, temp)
         self.visible = Visible(scope.there, tell)
@@ -818,7 +823,8 @@ class Live:
                     if place in self._stumbled:
                         self._begin(one)
                     one.take(now)
-                    self._stumbled.pop(place, None)
+                    if self._stumbled.pop(place, None) is not None:
+                        self.tell("recovered", {"model": one.model.name, "lane": str(one.lane)})
         for place, one in enumerate(self.hours):
             if place not in self._stumbled:
                 with self._telling(place, one):
@@ -830,13 +836,13 @@ class Live:
             for lane in one.channels.values():
                 needed[lane] = min(one.hour, needed.get(lane, one.hour))
         self.visible.prune(needed)
-        return {"again": joined, "stumbled": len(self._stumbled), "unread": len(self.visible.unread())}
+        waits = sum(one.waits for one in self.hours)
+        return {"again": joined, "stumbled": len(self._stumbled), "unread": len(self.visible.unread()), "waits": waits}
 
     def _join(self, place: int, one: LiveHours) -> bool:
-        did = False
         with self._telling(place, one):
-            did = (not one.gone and one.open.join("clock_ts")) or any(bars.join() for bars in one.bars)
-        return did
+            return (not one.gone and one.open.join("clock_ts")) or any(bars.join() for bars in one.bars)
+        return False
 
     def _telling(self, place: int, one: LiveHours) -> _Telling:
         return _Telling(self, place, one)
@@ -860,7 +866,8 @@ class Live:
         waited = [now - self._arrived.pop(path) for path in done]
         self.tell("taken", {
             "model": one.model.name, "channel": one.lane.channel, "exchange": one.lane.exchange,
-            "symbol": self.scope.names[one.lane], "rows": sum(part.num_rows for part in rows), "segments": segments,
+            "symbol": self.scope.names[one.lane], "source_symbol": one.lane.symbol,
+            "rows": sum(part.num_rows for part in rows), "segments": segments,
             "lag": max(waited, default=0.0), "last_clock": one.last,
         })  # fmt: skip
 

@@ -78,7 +78,8 @@ class Process:
 class Pool:
     """At most `size` workers. started_with: what each is started with; keep_open: a file descriptor that they keep."""
 
-    def __init__(self, size: int, started_with: tuple[Any, ...], tell: Listener, keep_open: int):
+    def __init__(self, size: int, started_with: tuple[Any, ...], tell: Listener, keep_open: int, *, does: str = "lane"):
+        self.does = does  # what a worker is asked to do with a lane
         self.size, self._started_with, self._tell, self._keep_open = size, started_with, tell, keep_open
         self.processes: list[Process] = []
 
@@ -156,7 +157,7 @@ class Pool:
 
     def _hand_out(self, one: Process, left: list[Lane], temp: Path) -> None:
         try:
-            one.send("lane", left[0], temp)
+            one.send(self.does, left[0], temp)
         except OSError:  # it has died meanwhile
             self.processes.remove(one)
             return

@@ -9,17 +9,21 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from daedalus_etl import catalog, kernels, ledger
 from daedalus_etl.catalog import Catalog, Survey
 from daedalus_etl.errors import DaedalusError
 from daedalus_etl.lanes import Lane, Segment
 from daedalus_etl.models import Graph
-from daedalus_etl.plan import Scope, Selection
+from daedalus_etl.plan import Reach, Scope, Selection
 from daedalus_etl.profiles import Profile
+
+if TYPE_CHECKING:
+    from daedalus_etl.live import Live
 
 PR_SET_PDEATHSIG = 1
 
@@ -46,6 +50,7 @@ class Hand:
             looking=lambda path: tell("look", {"segment": path}), stopping=stopping,
         )  # fmt: skip
         self._scope: Scope | None = None
+        self._live: Live | None = None
 
     @property
     def scope(self) -> Scope:
@@ -75,6 +80,55 @@ class Hand:
         from daedalus_etl.make import Maker
 
         Maker(self.scope, temp, self.tell, self.stopping).lane(lane)
+
+    # -- for who watches ----------------------------------------------------------------------------------------
+
+    def settle(self, lane: Lane, temp: Path) -> None:
+        """Bring all hours of a lane up to date that are over, and say which is the first that is not."""
+        from daedalus_etl.live import open_hour
+
+        behind = open_hour(self.scope, lane, time.time())
+        self.tell("settled", {"lane": lane, "behind": behind})
+        if behind >= 0:
+            self.mend(lane, temp, Reach(behind=behind, open_days=True))
+
+    def mend(self, lane: Lane, temp: Path, reach: Reach) -> None:
+        """Bring a part of a lane up to date."""
+        self.scope.there.forget()
+        self.scope.reach = reach
+        try:
+            self.lane(lane, temp)
+        finally:
+            self.scope.reach = Reach()
+
+    def whole(self, lane: Lane, temp: Path) -> None:
+        """Bring a lane up to date with all that is there, as a run does."""
+        self.scope.there.forget()
+        self.lane(lane, temp)
+
+    def stand_back(self) -> None:
+        """Give way to everything else on this machine."""
+        os.nice(19)
+
+    def follow(self, from_hours: Mapping[Lane, int], temp: Path) -> None:
+        """Follow lanes from now on, each from an hour before which everything is in."""
+        from daedalus_etl.live import Live
+
+        self._live = Live(self.scope, temp, self.tell)
+        self._live.open(from_hours)
+
+    def pulse(self, paths: tuple[str, ...]) -> dict[str, Any]:
+        """Files that may have come, to the lanes that are followed."""
+        assert self._live is not None
+        return self._live.pulse(paths)
+
+    def adopt(self, model: str, lane: Lane, duration: int, partition: str, until: int, path: str) -> None:
+        assert self._live is not None
+        self._live.adopt(model, lane, duration, partition, until, path)
+
+    def closed(self, lane: Lane) -> None:
+        assert self._live is not None
+        self._live.closed(lane)
 
     def _warn(self, text: str) -> None:
         self.tell("warning", {"text": text})

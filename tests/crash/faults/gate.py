@@ -60,6 +60,8 @@ class Gate:
                 half()
             self._kill()
         if n == plan.fail_at:
+            with open(os.path.join(plan.work, "failed"), "w") as file:
+                file.write(f"{op} {area}")
             self._fail(plan.error, paths)
         if area in plan.full and n >= plan.full_from and op in TAKES_ROOM and self._is_full():
             self._fail("ENOSPC", paths)

@@ -1,0 +1,628 @@
+"""The watcher: the same plans and the same makers as a run, in a loop that bronze's folders wake.
+
+This process looks (`lookout`) and hands out; it imports neither DuckDB, pyarrow nor numba. Processes follow lanes as
+they grow (`live`); one more, which gives way to all others, closes hours that are over and mends what comes late. What
+cannot be followed piece by piece is made as a run makes it: whole lanes if their rows do not come in order of the
+clock, hours when they are over if the filesystem cannot exchange folders.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import IO, Any
+
+from daedalus_etl import catalog, files, kernels, lanes, lookout
+from daedalus_etl.catalog import Survey
+from daedalus_etl.errors import DaedalusError, StoppedError
+from daedalus_etl.heartbeat import Beat
+from daedalus_etl.lanes import CHANNELS, Lane
+from daedalus_etl.ledger import staging_of
+from daedalus_etl.metrics import Metrics
+from daedalus_etl.models import Graph
+from daedalus_etl.notify import Notifier
+from daedalus_etl.plan import Reach, Scope, Selection
+from daedalus_etl.pool import Pool, Process
+from daedalus_etl.profiles import Profile
+from daedalus_etl.runner import Run, exclusive
+
+Listener = Callable[[str, Mapping[str, Any]], None]
+END_IN = 8.0  # seconds that processes have to end in
+TICK = 1.0  # seconds until something that waits is looked at again
+PAUSES = (1.0, 60.0)  # seconds after a failure: the first, and the longest
+FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO))
+
+
+@dataclass
+class Job:
+    """What is to be closed or mended of a lane."""
+
+    since: int
+    open_days: bool = False
+    not_before: float = 0.0
+    pause: float = 0.0
+
+
+@dataclass
+class _Ask:
+    """What a process is to be asked."""
+
+    name: str
+    arguments: tuple[Any, ...]
+
+
+class Hired:
+    """A process that is asked one thing after the other."""
+
+    def __init__(self, process: Process):
+        self.process = process
+        self.asks: deque[_Ask] = deque()
+        self.busy: _Ask | None = None
+
+    def ask(self, name: str, *arguments: Any) -> None:
+        self.asks.append(_Ask(name, arguments))
+
+    def go_on(self) -> None:
+        if self.busy is None and self.asks:
+            self.busy = self.asks.popleft()
+            self.process.send(self.busy.name, *self.busy.arguments)
+
+
+class AgainError(Exception):
+    """The session is over: other lanes, another profile, or a process that died."""
+
+
+@dataclass
+class Told:
+    """What there is to say of failures, once each."""
+
+    failed: dict[str, str] = field(default_factory=dict)
+    waiting: str = ""
+
+
+class Watch:
+    """Watches a data root until it is told to end.
+
+    reload: gives the profile and the models anew (SIGHUP). workers: processes in all, this one apart; at least two.
+    """
+
+    def __init__(
+        self,
+        reload: Callable[[], tuple[Profile, Graph]],
+        selection: Selection,
+        tell: Listener,
+        *,
+        poll_interval: float = 30.0,
+        workers: int = 2,
+        metrics: Metrics | None = None,
+        notifier: Notifier | None = None,
+    ):
+        self.reload, self.selection, self._tell = reload, selection, tell
+        self.poll_interval, self.workers = poll_interval, max(workers, 2)
+        self.metrics, self.notifier = metrics or Metrics(None), notifier or Notifier({})
+        self.profile, self.graph = reload()
+        self.beat = Beat(poll_interval)
+        self.told = Told()
+        self.stopped = self.hup = False
+        self._wake_out, self._wake = os.pipe()
+        os.set_blocking(self._wake, False)
+        os.set_blocking(self._wake_out, False)
+
+    # -- the loop of sessions -----------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Watch. Returns 0 when it was asked to end. Raises DaedalusError if it cannot begin."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._asked_to_end())
+        signal.signal(signal.SIGHUP, lambda *_: self._asked_to_reload())
+        pause = PAUSES[0]
+        with exclusive(self.profile.data) as lock:
+            self.beat.write(self.profile.data)
+            self.notifier.ready()
+            while not self.stopped:
+                session = Session(self, lock)
+                began = time.monotonic()
+                try:
+                    session.run()
+                except AgainError as again:
+                    self.say(str(again))
+                except (DaedalusError, OSError, EOFError) as error:
+                    self.fail("watch", str(error))
+                finally:
+                    session.close()
+                if self.stopped:
+                    break
+                if self.hup:
+                    self._reload()
+                pause = PAUSES[0] if time.monotonic() - began > PAUSES[1] else min(2 * pause, PAUSES[1])
+                if self.told.failed or self.told.waiting:
+                    self.rest(pause)
+            self.notifier.stopping()
+        return 0
+
+    def _asked_to_end(self) -> None:
+        if self.stopped:
+            raise SystemExit(1)
+        self.stopped = True
+        self.wake()
+
+    def _asked_to_reload(self) -> None:
+        self.hup = True
+        self.wake()
+
+    def _reload(self) -> None:
+        self.hup = False
+        self.notifier.reloading()
+        try:
+            self.profile, self.graph = self.reload()
+            self.say("The profile was read again.")
+        except DaedalusError as error:
+            self.fail("watch", f"the profile stays as it was: {error}")
+        self.notifier.ready()
+
+    def wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake, b"x")
+
+    def rest(self, seconds: float) -> None:
+        """Wait, but hear signals, and say that we live."""
+        until = time.monotonic() + seconds
+        while not self.stopped and not self.hup and (left := until - time.monotonic()) > 0:
+            self.alive()
+            wait([self._wake_out], min(left, self.notifier.interval or left))
+            self.drain()
+
+    def drain(self) -> None:
+        try:
+            while os.read(self._wake_out, 4096):
+                pass
+        except BlockingIOError:
+            pass
+
+    # -- what is said -------------------------------------------------------------------------------------------
+
+    def say(self, text: str) -> None:
+        self._tell("info", {"text": text})
+        self.notifier.status(text)
+
+    def hear(self, event: str, details: Mapping[str, Any]) -> None:
+        """An event of a process, for the log and the metrics."""
+        if event == "failed":
+            self.fail(f"{details['model']} {details['lane']}", details["error"])
+            return
+        if event == "taken":
+            name = f"{details['channel']} {details['exchange']} {details['symbol']}"
+            self.beat.lag[name] = round(details["lag"], 3)
+        if event == "quarantined" and (details["segment"], details["reason"]) not in self.beat.quarantined:
+            self.beat.quarantined.append((details["segment"], details["reason"]))
+        elif event == "quarantined":
+            return
+        self.metrics.hear(event, details)
+        self._tell(event, details)
+
+    def fail(self, what: str, error: str) -> None:
+        """A failure is said once until it passes; a disk that is full is one failure, whoever hits it."""
+        known, self.told.failed[what] = self.told.failed.get(what), error
+        full = next((text for text in FULL if text in error), "")
+        if full and self.told.waiting == full:
+            return
+        if full:
+            self.told.waiting = full
+            self.notifier.status(f"Waiting: {full}")
+        elif known == error:
+            return
+        details = {"model": what, "lane": "", "error": error}
+        self.metrics.hear("failed", {"model": what.split(" ", maxsplit=1)[0], "lane": what, "error": error})
+        self._tell("failed", details)
+        self.write_beat()
+
+    def passed(self, what: str) -> None:
+        """What failed works again."""
+        if self.told.failed.pop(what, None) is not None and not self.told.failed:
+            self.told.waiting = ""
+            self.say("What had failed works again.")
+            self.write_beat()
+
+    def alive(self) -> None:
+        self.notifier.alive()
+
+    def write_beat(self) -> None:
+        self.beat.failed, self.beat.waiting = list(self.told.failed.items()), self.told.waiting
+        self.beat.write(self.profile.data)
+
+
+class Session:
+    """From one look at everything to the next: the lanes and the profile stay the same."""
+
+    def __init__(self, watch: Watch, lock: IO[str]):
+        self.watch, self.lock = watch, lock
+        self.graph, self.selection = watch.graph, watch.selection
+        self.followers = max(1, watch.workers - 1)
+        self.profile = replace(watch.profile, workers=self.followers + 1)
+        self.temp = staging_of(self.profile.data)
+        self.run_of = Run(self.profile, self.graph, self.selection, self.hear, self.profile.workers)
+        self.roots = {c: r for c, r in catalog.roots(self.profile, self.selection.trades).items()
+                      if c in self.run_of.channels}  # fmt: skip
+        self.lookout = lookout.Lookout(self.roots)
+        self.bell = lookout.Bell(self._changed, lambda text: watch.hear("warning", {"text": f"no watches: {text}"}))
+        self.changed: set[str] = set()
+        self.pool: Pool | None = None
+        self.live: list[Hired] = []
+        self.closer: Hired | None = None
+        self.behind: dict[tuple[Lane, str], int] = {}  # the open hour of a lane in a model
+        self.proved: dict[Lane, int] = {}
+        self.staged: list[Mapping[str, Any]] = []
+        self.jobs: dict[Lane, Job] = {}
+        self.closing: Lane | None = None
+        self.stumbled = False
+
+    def close(self) -> None:
+        self.bell.close()
+        everybody = [one.process for one in (*self.live, *([self.closer] if self.closer else []))]
+        everybody += self.pool.processes if self.pool else []
+        for one in everybody:
+            one.process.terminate()
+            one.line.close()
+        until = time.monotonic() + END_IN
+        for one in everybody:
+            try:
+                one.process.wait(max(0.0, until - time.monotonic()))
+            except Exception:  # noqa: BLE001  # it takes too long: what it was at is made again
+                one.process.kill()
+                one.process.wait()
+
+    # -- the beginning ----------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        files.empty_folder(self.temp)
+        self.lookout.begin()
+        self.bell.watch(self.lookout.to_watch())
+        started_with = (self.profile, self.selection, self.run_of.channels)
+        self.pool = Pool(
+            self.profile.workers, started_with, self.hear, self.lock.fileno(),
+            does="whole" if self._all_whole() else "settle",
+        )  # fmt: skip
+        self.run_of._take(self.pool.first().call("survey"))
+        self.survey: Survey = self.run_of.survey
+        self.todo = [
+            lane for lane in self.run_of.selected if any(m.channel == lane.channel for m in self.run_of.chosen)
+        ]
+        self.todo.sort(key=lambda lane: CHANNELS.index(lane.channel))
+        self.whole = self._whole_lanes()
+        self.scope = Scope(
+            self.profile, self.graph, self.selection, catalog.Catalog(self.profile, self.roots), self.survey
+        )
+        self.takers: dict[Lane, set[Lane]] = {}
+        for lane in self.todo:
+            for model in self.scope.models_of(lane):
+                if model.layer == "silver":
+                    for taken in self.scope.inputs(model, lane).values():
+                        if taken is not None:
+                            self.takers.setdefault(taken, set()).add(lane)
+        self.exchanges = files.can_exchange(self.temp)
+        if not self.exchanges:
+            self.watch.hear("warning", {"text": f"{self.profile.data}: this filesystem cannot exchange folders in one "
+                                                "step; an hour is published when it is over."})  # fmt: skip
+        self.watch.beat.lanes = len(self.todo)
+        self.watch.write_beat()
+        names = self.scope.kernels
+        self._catch_up(warm=not names or kernels.is_warm(names))
+        if self.watch.stopped or self.watch.hup:
+            return
+        self._hire()
+        self._loop()
+
+    def _all_whole(self) -> bool:
+        v, s = self.profile.variables, self.selection
+        return bool(
+            v["clock"] != "capture" or v["resample_frequency"] or v["partial_bars"]
+            or s.start is not None or s.end is not None or s.trades is not None
+        )  # fmt: skip
+
+    def _whole_lanes(self) -> set[Lane]:
+        """The lanes that are made as a run makes them: with files outside of hour folders."""
+        if self._all_whole():
+            return set(self.todo)
+        loose = {channel for channel in self.roots if self._is_loose(channel)}
+        return {lane for lane in self.todo if lane.channel in loose}
+
+    def _is_loose(self, channel: str) -> bool:
+        found = lookout.Changes()
+        looks = lookout.Lookout({channel: self.roots[channel]})
+        looks._enter(channel, looks.roots[channel], (), found)
+        return channel in found.loose
+
+    def _catch_up(self, *, warm: bool) -> None:
+        assert self.pool is not None
+        if self.todo:
+            self.watch.say(f"Looking at {len(self.todo)} lanes.")
+            stopping = lambda: self.watch.stopped or self.watch.hup  # noqa: E731
+            try:
+                self.pool.make(self.todo, self.survey, self.temp, stopping, warm=warm)
+            except StoppedError:
+                return
+        for one in self.pool.processes:
+            one.close()
+        self.pool = None
+
+    def _hire(self) -> None:
+        started_with = (self.profile, self.selection, self.run_of.channels)
+
+        def started() -> Hired:
+            process = Process(started_with, self.hear, self.lock.fileno())
+            process.call("begin", self.survey)
+            return Hired(process)
+
+        self.closer = started()
+        self.closer.process.call("stand_back")
+        follow = {}
+        if self.exchanges:
+            follow = {lane: hour for (lane, _), hour in self.behind.items() if lane not in self.whole}
+        self.mine: dict[Lane, int] = {}
+        for lane in follow:
+            self.mine[lane] = _share(lane, self.followers, self.profile.variables)
+        for k in range(self.followers):
+            part = {lane: hour for lane, hour in follow.items() if self.mine[lane] == k}
+            if part or k == 0:
+                hired = started()
+                hired.ask("follow", part, self.temp)
+                self.live.append(hired)
+            else:
+                self.live.append(self.live[0])
+        for one in self.staged:
+            self._adopt(one)
+        self.staged.clear()
+        for hired in dict.fromkeys(self.live):
+            hired.ask("pulse", ())
+        processes = {"watch": os.getpid(), "close": self.closer.process.process.pid}
+        processes |= {f"follow-{k}": one.process.process.pid for k, one in enumerate(dict.fromkeys(self.live))}
+        self.watch.metrics.processes(processes)
+        self.watch.say(f"Watching {len(self.todo)} lanes.")
+
+    # -- the loop ---------------------------------------------------------------------------------------------
+
+    def _loop(self) -> None:
+        watch = self.watch
+        next_look = time.monotonic()
+        looked = next_look
+        for_later = next_look
+        while not watch.stopped and not watch.hup:
+            now = time.monotonic()
+            if now >= next_look:
+                began = time.perf_counter()
+                self._look(now - looked)
+                looked, next_look = now, now + watch.poll_interval
+                watch.beat.cycle_seconds = round(time.perf_counter() - began, 4)
+                watch.metrics.cycle(watch.beat.cycle_seconds)
+                watch.write_beat()
+                for hired in dict.fromkeys(self.live):
+                    self._pulse(hired)
+            if now >= for_later and (self.stumbled or self.unread):
+                for hired in dict.fromkeys(self.live):
+                    self._pulse(hired)
+                for_later = now + TICK
+            self._give_out(now)
+            watch.alive()
+            everybody = [*dict.fromkeys(self.live), *([self.closer] if self.closer else [])]
+            for one in everybody:
+                one.go_on()
+            until = min(next_look, for_later if self.stumbled or self.unread else next_look, *(
+                job.not_before for job in self.jobs.values() if job.not_before > now
+            ) if self.closing is None else ())  # fmt: skip
+            timeout = max(0.0, until - time.monotonic())
+            if watch.notifier.interval:
+                timeout = min(timeout, watch.notifier.interval)
+            lines = {one.process.line: one for one in everybody}
+            for ready in wait([watch._wake_out, *lines], timeout):
+                if ready == watch._wake_out:
+                    watch.drain()
+                    self._send_changed()
+                else:
+                    self._hear_from(lines[ready])  # type: ignore[index]
+
+    unread = False
+    waits = False
+
+    def _changed(self, paths: Any) -> None:
+        """In the bell's thread."""
+        self.changed.update(paths)
+        self.watch.wake()
+
+    def _send_changed(self) -> None:
+        changed: set[str] = set()
+        while self.changed:
+            changed.add(self.changed.pop())
+        by_follower: dict[Hired, list[str]] = {}
+        look = False
+        for path in sorted(changed):
+            place = self._place(path)
+            if place is None:
+                look = look or "=" in path.rpartition("/")[2] or Path(path) in self.roots.values()
+                continue
+            lane, hour, is_file = place
+            if not is_file:
+                look = True
+            elif lane in self.mine and hour >= self._behind_of(lane):
+                by_follower.setdefault(self.live[self.mine[lane]], []).append(path)
+            else:
+                self._late(lane, hour)
+        if look:
+            self._look(0.0)
+        for hired, paths in by_follower.items():
+            self._pulse(hired, paths)
+
+    def _place(self, path: str) -> tuple[Lane, int, bool] | None:
+        """The lane and hour of a path in an hour folder, or of the folder."""
+        for channel, root in self.roots.items():
+            if path.startswith(f"{root}/"):
+                parts = path[len(str(root)) + 1 :].split("/")
+                if len(parts) < 6:
+                    return None
+                hour = lookout._hour("/".join(parts[:6]))
+                names = [part.partition("=")[2] for part in parts[:2]]
+                if hour is None:
+                    return None
+                return Lane(names[0], names[1], channel), hour, len(parts) == 7
+        return None
+
+    def _pulse(self, hired: Hired, paths: Any = ()) -> None:
+        """Ask for a look at files; what is asked already goes together."""
+        for ask in hired.asks:
+            if ask.name == "pulse":
+                ask.arguments = ((*ask.arguments[0], *paths),)
+                return
+        hired.ask("pulse", tuple(paths))
+
+    def _look(self, seconds: float) -> None:
+        found = self.lookout.look(seconds)
+        fresh = {lane for lane in found.lanes if lane not in self.survey.with_bronze}
+        if fresh:
+            raise AgainError(f"New lanes: {', '.join(sorted(map(str, fresh)))}.")
+        for lane, hour, folder in found.hours:
+            if lane in self.mine and hour >= self._behind_of(lane):
+                self._pulse(self.live[self.mine[lane]], lookout.files_in(folder))
+            else:
+                self._late(lane, hour)
+        for channel in found.loose:
+            for lane in self.todo:
+                if lane.channel == channel and lane in self.whole:
+                    self._job(lane, 0)
+        if self.bell.watch(self.lookout.to_watch()):
+            again = self.lookout.look(0.0)  # what came between the old watches and the new ones
+            for lane, hour, folder in again.hours:
+                if lane in self.mine and hour >= self._behind_of(lane):
+                    self._pulse(self.live[self.mine[lane]], lookout.files_in(folder))
+                else:
+                    self._late(lane, hour)
+
+    def _behind_of(self, lane: Lane) -> int:
+        """The first hour of a lane's bronze that somebody follows."""
+        needed = [hour for (one, _), hour in self.behind.items() if one in self.takers.get(lane, ()) or one == lane]
+        return min(needed, default=0)
+
+    def _late(self, lane: Lane, hour: int) -> None:
+        """Something is new in an hour of a lane's bronze that nobody follows."""
+        for taker in self.takers.get(lane, ()):
+            self._job(taker, hour, open_days=True)
+
+    def _job(self, lane: Lane, since: int, *, open_days: bool = False) -> None:
+        if lane not in self.todo:
+            return
+        job = self.jobs.setdefault(lane, Job(since))
+        job.since, job.open_days = min(job.since, since), job.open_days or open_days
+
+    def _give_out(self, now: float) -> None:
+        """The next thing to be closed or mended."""
+        assert self.closer is not None
+        if self.closing is not None or self.closer.busy or self.closer.asks:
+            return
+        due = [lane for lane, job in self.jobs.items() if job.not_before <= now]
+        if not due:
+            return
+        lane = min(due, key=lambda one: self.jobs[one].not_before)
+        self.closing, self.job = lane, self.jobs.pop(lane)
+        self.failing = False
+        if lane in self.whole:
+            self.closer.ask("whole", lane, self.temp)
+        elif lane not in self.mine:
+            self.closer.ask("settle", lane, self.temp)
+        else:
+            behind = min(hour for (one, _), hour in self.behind.items() if one == lane)
+            reach = Reach(self.job.since, behind, self.proved.get(lane), None, self.job.open_days)
+            self.closer.ask("mend", lane, self.temp, reach)
+
+    # -- what is heard ----------------------------------------------------------------------------------------
+
+    def hear(self, event: str, details: Mapping[str, Any]) -> None:
+        watch = self.watch
+        if event == "settled":
+            for model in self.graph.models.values():
+                if model.layer == "silver" and model.channel == details["lane"].channel:
+                    self.behind[details["lane"], model.name] = details["behind"]
+        elif event == "staged":
+            self.staged.append(details)
+            if self.live:
+                self._adopt(self.staged.pop())
+        elif event == "turned":
+            lane = details["lane"]
+            self.behind[lane, details["model"]] = details["behind"]
+            self.proved[lane] = details["proved"]
+            self._job(lane, details["hour"])
+        elif event == "late" or event == "restage":
+            self._job(details["lane"], details["hour"], open_days=True)
+        else:
+            if event == "failed":
+                self.failing = True
+            if event == "recovered":
+                watch.passed(f"{details['model']} {details['lane']}")
+                return
+            if event == "taken":
+                watch.passed(
+                    f"{details['model']} {Lane(details['exchange'], details['source_symbol'], details['channel'])}"
+                )
+            if event == "partition":
+                watch.alive()
+            watch.hear(event, details)
+
+    failing = False
+
+    def _adopt(self, details: Mapping[str, Any]) -> None:
+        lane = details["lane"]
+        if lane not in self.mine:
+            return
+        names = ("duration", "partition", "until", "path")
+        self.live[self.mine[lane]].ask("adopt", details["model"], lane, *(details[name] for name in names))
+
+    def _hear_from(self, hired: Hired) -> None:
+        try:
+            answer = hired.process.line.recv()
+        except (EOFError, OSError):
+            raise AgainError(f"A process {hired.process.ended()}; beginning anew.") from None
+        if answer[0] == "event":
+            self.hear(answer[1], answer[2])
+            return
+        asked, hired.busy = hired.busy, None
+        if answer[0] == "stopped":
+            if self.watch.stopped:
+                return
+            raise AgainError("A process was asked to end; beginning anew.")
+        assert asked is not None
+        if answer[0] == "error":
+            self.watch.fail(asked.name, answer[1])
+            self.failing = True
+        elif asked.name == "pulse":
+            self.stumbled, self.unread = bool(answer[1]["stumbled"]), bool(answer[1]["unread"] or answer[1]["waits"])
+            if answer[1]["again"]:
+                self._pulse(hired)
+        if hired is self.closer and self.closing is not None:
+            self._closed()
+
+    def _closed(self) -> None:
+        lane, self.closing = self.closing, None
+        assert lane is not None
+        if self.failing:
+            pause = min(max(PAUSES[0], 2 * self.job.pause), PAUSES[1])
+            later = self.jobs.setdefault(lane, replace(self.job))
+            later.since, later.open_days = min(later.since, self.job.since), later.open_days or self.job.open_days
+            later.pause, later.not_before = pause, time.monotonic() + pause
+        else:
+            for what in list(self.watch.told.failed):
+                if what.endswith(str(lane)):
+                    self.watch.passed(what)
+        if lane in self.mine:
+            self.live[self.mine[lane]].ask("closed", lane)
+            self._pulse(self.live[self.mine[lane]])
+
+
+def _share(lane: Lane, among: int, variables: Mapping[str, Any]) -> int:
+    """Which follower has a lane: the one that has all channels of its symbol."""
+    name = lanes.canonical(lane.symbol, variables["usd_quotes"])
+    return int(files.digest(f"{lane.exchange}/{name}".encode(errors="surrogateescape")), 16) % among
