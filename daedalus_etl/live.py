@@ -757,7 +757,7 @@ class Live:
         self.visible = Visible(scope.there, tell)
         self.hours: list[LiveHours] = []
         self.replay = REPLAY
-        self._stumbled: dict[int, tuple[float, float]] = {}  # by place: until when it waits, and for how long
+        self._stumbled: dict[LiveHours, tuple[float, float]] = {}  # until when it waits, and for how long
         self._arrived: dict[str, float] = {}
 
     def close(self) -> None:
@@ -767,15 +767,24 @@ class Live:
 
     def open(self, from_hours: Mapping[Lane, int]) -> None:
         """Follow lanes from an hour on: all before it is in. What fails is told, and tried again later."""
+        new = []
         for lane, hour in from_hours.items():
             for model in self.scope.models_of(lane):
                 if model.layer == "silver":
-                    self.hours.append(LiveHours(self, model, lane))
-                    self.hours[-1].hour = hour
+                    new.append(LiveHours(self, model, lane))
+                    new[-1].hour = hour
+        self.hours += new
         self.replay = REPLAY / max(len(self.hours), 1)
-        for place, one in enumerate(self.hours):
-            with self._telling(place, one):
+        for one in new:
+            with self._telling(one):
                 self._begin(one)
+
+    def leave(self, lane: Lane) -> None:
+        """Follow a lane no more."""
+        for one in [one for one in self.hours if one.lane == lane]:
+            self.hours.remove(one)
+            self._stumbled.pop(one, None)
+            one.close()
 
     def _begin(self, one: LiveHours) -> None:
         hour = max([one.hour, *(plan.hour_of(n.removesuffix(OPEN)) for n in one.book.opened() if n.endswith(OPEN))])
@@ -791,9 +800,9 @@ class Live:
 
     def closed(self, lane: Lane) -> None:
         """Who closes hours is through with a lane."""
-        for place, one in enumerate(self.hours):
-            if one.lane == lane:
-                with self._telling(place, one):
+        for one in self.hours:
+            if one.lane == lane and one not in self._stumbled:
+                with self._telling(one):
                     one.closed()
 
     def pulse(self, paths: Iterable[str] = ()) -> dict[str, Any]:
@@ -817,20 +826,20 @@ class Live:
                     if lane in one.channels.values():
                         self.late(one, hour)
         now = time.monotonic()
-        for place, one in enumerate(self.hours):
-            if self._stumbled.get(place, (0.0, 0.0))[0] <= now:
-                with self._telling(place, one):
-                    if place in self._stumbled:
+        for one in self.hours:
+            if self._stumbled.get(one, (0.0, 0.0))[0] <= now:
+                with self._telling(one):
+                    if one in self._stumbled:
                         self._begin(one)
                     one.take(now)
-                    if self._stumbled.pop(place, None) is not None:
+                    if self._stumbled.pop(one, None) is not None:
                         self.tell("recovered", {"model": one.model.name, "lane": str(one.lane)})
-        for place, one in enumerate(self.hours):
-            if place not in self._stumbled:
-                with self._telling(place, one):
+        for one in self.hours:
+            if one not in self._stumbled:
+                with self._telling(one):
                     for bars in one.bars:
                         bars.publish(one.last)
-        joined = any(self._join(place, one) for place, one in enumerate(self.hours) if place not in self._stumbled)
+        joined = any(self._join(one) for one in self.hours if one not in self._stumbled)
         needed: dict[Lane, int] = {}
         for one in self.hours:
             for lane in one.channels.values():
@@ -839,13 +848,13 @@ class Live:
         waits = sum(one.waits for one in self.hours)
         return {"again": joined, "stumbled": len(self._stumbled), "unread": len(self.visible.unread()), "waits": waits}
 
-    def _join(self, place: int, one: LiveHours) -> bool:
-        with self._telling(place, one):
+    def _join(self, one: LiveHours) -> bool:
+        with self._telling(one):
             return (not one.gone and one.open.join("clock_ts")) or any(bars.join() for bars in one.bars)
         return False
 
-    def _telling(self, place: int, one: LiveHours) -> _Telling:
-        return _Telling(self, place, one)
+    def _telling(self, one: LiveHours) -> _Telling:
+        return _Telling(self, one)
 
     # -- what lanes say ---------------------------------------------------------------------------------------
 
@@ -875,8 +884,8 @@ class Live:
 class _Telling:
     """What goes wrong with a lane is told; it begins anew from its journal after a pause that grows."""
 
-    def __init__(self, live: Live, place: int, one: LiveHours):
-        self.live, self.place, self.one = live, place, one
+    def __init__(self, live: Live, one: LiveHours):
+        self.live, self.one = live, one
 
     def __enter__(self) -> None:
         pass
@@ -884,8 +893,8 @@ class _Telling:
     def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> bool:
         if error is None or not isinstance(error, Exception):
             return False
-        pause = min(max(PAUSES[0], 2 * self.live._stumbled.get(self.place, (0.0, 0.0))[1]), PAUSES[1])
-        self.live._stumbled[self.place] = time.monotonic() + pause, pause
+        pause = min(max(PAUSES[0], 2 * self.live._stumbled.get(self.one, (0.0, 0.0))[1]), PAUSES[1])
+        self.live._stumbled[self.one] = time.monotonic() + pause, pause
         text = str(error) or type(error).__name__
         if os.environ.get("DAEDALUS_TRACE"):
             import traceback

@@ -69,7 +69,12 @@ class OpenPartition:
         return self.now.header == header and there
 
     def begin(self, header: Mapping[str, Any]) -> None:
-        """Begin anew. What is published stays until something takes its place."""
+        """Begin anew. What is published stays until something takes its place, unless it has another name."""
+        before = read(self.path)
+        if before.header.get("symbol", header["symbol"]) != header["symbol"]:
+            was, now = (f"/symbol={one['symbol']}/" for one in (before.header, header))
+            for part in before.parts:
+                files.remove(Path(str(self.target.parent / part.name).replace(now, was)))
         for name in self.book.opened(self.partition):
             files.remove(self.book.folder / name)
         content = _line(dict(header))

@@ -111,6 +111,11 @@ class Scope:
         self.folders = tuple(p / "kernels" for p in profile.projects[1:])
         self.kernels = tuple(sorted({m.config["kernel"] for m in self.chosen if "kernel" in m.config}))
 
+    def widen(self, survey: Survey) -> None:
+        """There are more lanes now; others may have other names and partners by that."""
+        self.survey = survey
+        self.names = lanes.canonical_names(survey.lanes, self.profile.variables)
+
     def models_of(self, lane: Lane) -> list[Model]:
         """The chosen models that walk a lane's channel, inputs first."""
         only = self.reach.models

@@ -260,6 +260,7 @@ class Session:
         self.behind: dict[tuple[Lane, str], int] = {}  # the open hour of a lane in a model
         self.proved: dict[Lane, int] = {}
         self.staged: list[Mapping[str, Any]] = []
+        self.mine: dict[Lane, int] = {}  # which follower has a lane
         self.jobs: dict[Lane, Job] = {}
         self.closing: Lane | None = None
         self.stumbled = False
@@ -300,13 +301,7 @@ class Session:
         self.scope = Scope(
             self.profile, self.graph, self.selection, catalog.Catalog(self.profile, self.roots), self.survey
         )
-        self.takers: dict[Lane, set[Lane]] = {}
-        for lane in self.todo:
-            for model in self.scope.models_of(lane):
-                if model.layer == "silver":
-                    for taken in self.scope.inputs(model, lane).values():
-                        if taken is not None:
-                            self.takers.setdefault(taken, set()).add(lane)
+        self.takers = self._who_takes()
         self.exchanges = files.can_exchange(self.temp)
         if not self.exchanges:
             self.watch.hear("warning", {"text": f"{self.profile.data}: this filesystem cannot exchange folders in one "
@@ -319,6 +314,57 @@ class Session:
             return
         self._hire()
         self._loop()
+
+    def _who_takes(self) -> dict[Lane, set[Lane]]:
+        """By lane of bronze: the lanes that are made of it."""
+        found: dict[Lane, set[Lane]] = {}
+        for lane in self.todo:
+            for _, taken in self._made_of(lane):
+                if taken is not None:
+                    found.setdefault(taken, set()).add(lane)
+        return found
+
+    def _made_of(self, lane: Lane) -> list[tuple[str, Lane | None]]:
+        silver = [model for model in self.scope.models_of(lane) if model.layer == "silver"]
+        return sorted(pair for model in silver for pair in self.scope.inputs(model, lane).items())
+
+    def _enter(self, fresh: set[Lane]) -> None:
+        """Lanes that were not there. Others may have another name or another partner by them, and begin anew too."""
+        assert self.closer is not None
+        before = {lane: (self.scope.names[lane], self._made_of(lane)) for lane in self.todo}
+        found = {*self.survey.lanes, *fresh}
+        self.survey = Survey(tuple(sorted(found)), self.survey.with_bronze | fresh)
+        self.scope.widen(self.survey)
+        self.run_of._take(self.survey)
+        self.todo = [
+            lane for lane in self.run_of.selected if any(m.channel == lane.channel for m in self.run_of.chosen)
+        ]
+        self.whole = self._whole_lanes()
+        self.takers = self._who_takes()
+        for hired in dict.fromkeys((*self.live, self.closer)):
+            hired.ask("widen", self.survey)
+        for lane in self.todo:
+            if before.get(lane) == (self.scope.names[lane], self._made_of(lane)):
+                continue
+            if lane in self.mine:
+                self.live[self.mine.pop(lane)].ask("leave", lane)
+                self.behind = {key: hour for key, hour in self.behind.items() if key[0] != lane}
+            self._job(lane, 0)
+        self.watch.beat.lanes = len(self.todo)
+        self.watch.say(f"New: {', '.join(sorted(map(str, fresh)))}.")
+
+    def _follow(self, lane: Lane) -> None:
+        """A lane has settled: from now on it is followed."""
+        hour = min((hour for (one, _), hour in self.behind.items() if one == lane), default=-1)
+        if hour < 0 or not self.exchanges or lane in self.whole:
+            return
+        self.mine[lane] = _share(lane, self.followers, self.profile.variables)
+        follower = self.live[self.mine[lane]]
+        follower.ask("follow", {lane: hour}, self.temp)
+        mine, self.staged = [x for x in self.staged if x["lane"] == lane], [x for x in self.staged if x["lane"] != lane]
+        for one in mine:
+            self._adopt(one)
+        self._pulse(follower)
 
     def _all_whole(self) -> bool:
         v, s = self.profile.variables, self.selection
@@ -366,7 +412,6 @@ class Session:
         follow = {}
         if self.exchanges:
             follow = {lane: hour for (lane, _), hour in self.behind.items() if lane not in self.whole}
-        self.mine: dict[Lane, int] = {}
         for lane in follow:
             self.mine[lane] = _share(lane, self.followers, self.profile.variables)
         for k in range(self.followers):
@@ -377,9 +422,9 @@ class Session:
                 self.live.append(hired)
             else:
                 self.live.append(self.live[0])
-        for one in self.staged:
+        staged, self.staged = self.staged, []
+        for one in staged:
             self._adopt(one)
-        self.staged.clear()
         for hired in dict.fromkeys(self.live):
             hired.ask("pulse", ())
         processes = {"watch": os.getpid(), "close": self.closer.process.process.pid}
@@ -485,7 +530,7 @@ class Session:
         found = self.lookout.look(seconds)
         fresh = {lane for lane in found.lanes if lane not in self.survey.with_bronze}
         if fresh:
-            raise AgainError(f"New lanes: {', '.join(sorted(map(str, fresh)))}.")
+            self._enter(fresh)
         for lane, hour, folder in found.hours:
             if lane in self.mine and hour >= self._behind_of(lane):
                 self._pulse(self.live[self.mine[lane]], lookout.files_in(folder))
@@ -549,7 +594,7 @@ class Session:
                     self.behind[details["lane"], model.name] = details["behind"]
         elif event == "staged":
             self.staged.append(details)
-            if self.live:
+            if details["lane"] in self.mine:
                 self._adopt(self.staged.pop())
         elif event == "turned":
             lane = details["lane"]
@@ -617,7 +662,9 @@ class Session:
             for what in list(self.watch.told.failed):
                 if what.endswith(str(lane)):
                     self.watch.passed(what)
-        if lane in self.mine:
+        if not self.failing and lane not in self.mine:
+            self._follow(lane)
+        elif lane in self.mine:
             self.live[self.mine[lane]].ask("closed", lane)
             self._pulse(self.live[self.mine[lane]])
 

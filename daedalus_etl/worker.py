@@ -114,8 +114,16 @@ class Hand:
         """Follow lanes from now on, each from an hour before which everything is in."""
         from daedalus_etl.live import Live
 
-        self._live = Live(self.scope, temp, self.tell)
+        self._live = self._live or Live(self.scope, temp, self.tell)
         self._live.open(from_hours)
+
+    def leave(self, lane: Lane) -> None:
+        if self._live is not None:
+            self._live.leave(lane)
+
+    def widen(self, survey: Survey) -> None:
+        """There are more lanes now."""
+        self.scope.widen(survey)
 
     def pulse(self, paths: tuple[str, ...]) -> dict[str, Any]:
         """Files that may have come, to the lanes that are followed."""
