@@ -128,7 +128,7 @@ class OpenPartition:
         *,
         last: int = 0,
         gone: Collection[Part] = (),
-        inputs: Iterable[Input] = (),
+        inputs: Collection[Input] = (),
         state: tuple[int, str] | None = None,
         back: int | None = None,
     ) -> None:
@@ -137,6 +137,12 @@ class OpenPartition:
         back: the clock that was gone back to, if states behind it are void.
         """
         new = {part.name: (part, path) for part, path in came}
+        for name in {part.name for part in self.now.parts}.intersection(new):
+            files.remove(new[name][1])  # it is there already, to the last byte
+            new.pop(name)
+            gone = [part for part in gone if part.name != name]
+        if not new and not gone and not inputs and state is None and until <= self.now.until:
+            return
         stays = {part.name for part in self.now.parts} - {part.name for part in gone}
         if new:
             others = ledger.parts_of(self.target) | {self.target.name}

@@ -156,28 +156,33 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
     line = Connection(int(sys.argv[1]))
     hand: Hand | None = None
+
+    def say(*message: Any) -> None:
+        try:
+            line.send(message)
+        except OSError:  # nobody listens any more: the end, whatever is in hand
+            sys.exit(0)
+
     while True:
         try:
             name, arguments = line.recv()
-        except EOFError:
+        except (EOFError, OSError):
             return
         try:
             result = None
             if name == "start":
                 profile, selection, channels = arguments
-                hand = Hand(
-                    profile, selection, channels, lambda *event: line.send(("event", *event)), lambda: bool(asked)
-                )
+                hand = Hand(profile, selection, channels, lambda *event: say("event", *event), lambda: bool(asked))
             else:
                 result = getattr(hand, name)(*arguments)
             # one that was asked to end says so, and ends: what it left undone is for the run to know
-            line.send(("stopped", None) if asked else ("done", result))
+            say("stopped", None) if asked else say("done", result)
             if asked:
                 return
         except DaedalusError as error:
-            line.send(("error", str(error)))
+            say("error", str(error))
         except Exception as error:  # noqa: BLE001  # the run hears of it, and goes on with other lanes
-            line.send(("error", f"{type(error).__name__}: {error}"))
+            say("error", f"{type(error).__name__}: {error}")
 
 
 def _end_with_parent() -> None:
