@@ -29,7 +29,7 @@ from daedalus_etl.make import short
 from daedalus_etl.models import Context, Model
 from daedalus_etl.parts import OpenPartition, Part, read
 from daedalus_etl.plan import Scope
-from daedalus_etl.prepared import PreparedWalk, Statements
+from daedalus_etl.prepared import PreparedWalk
 from daedalus_etl.times import parse_time
 
 if TYPE_CHECKING:
@@ -234,11 +234,15 @@ class LiveHours:
         started = before.end if before is not None else ledger.NOTHING
         self._open(hour)
         noted = read(self.open.path).header.get("start")
-        if noted is not None and self._is_between(before, hour):
+        between = noted is not None and self._is_between(before, hour)
+        if between:
             started = noted  # the hour before is still to be closed: `closed` compares
         if not self.open.resume(self._header(started)) or not self._resume():
-            state = self.book.load_state(before) if before is not None else {}
-            if state is None or started != (before.end if before is not None else ledger.NOTHING):
+            if between:
+                state = self.open.load(read(self.open.path).states[0][1]) if started != ledger.NOTHING else {}
+            else:
+                state = self.book.load_state(before) if before is not None else {}
+            if state is None:
                 raise DaedalusError("the state before its open hour is not kept", f"{self.model.name} {self.lane}")
             self._anew(state)
         for bars in self.bars:
@@ -533,7 +537,7 @@ class LiveBars:
         self.hours, self.scope, self.model, self.lane = hours, hours.scope, model, hours.lane
         self.engine = hours.engine
         self.table = f"rows_of_{model.name.replace('.', '_')}"
-        self.statements = Statements(self.engine)
+        self.sql: dict[int, str] = {}  # by duration
         self.durations = tuple(self.scope.variables(self.lane)["bar_durations"]) if "per" in model.config else ()
         self.until: dict[int, int] = {}  # bars that end at or before this are in; missing: not known yet
         self.days: dict[tuple[int, int], OpenPartition] = {}
@@ -552,15 +556,15 @@ class LiveBars:
 
     def _lay_out(self, rows: pa.Table) -> None:
         """A table of the columns that the model names, and its statements."""
+        self.engine.bind(span_start_us=0, span_end_us=0, horizon_us=0)
         texts = [self._sql(duration, self.engine.bound, "nowhere") for duration in self.durations]
         words = {word for text in texts for word in re.findall(r"\w+", text)}
         every = any(re.search(r"columns\s*\(", text, re.IGNORECASE) for text in texts)
         self.columns = [name for name in rows.schema.names if every or name in words or name == "clock_ts"]
         self.engine.load_arrow(self.table, rows.select(self.columns).slice(0, 0))
-        self.engine.bind(span_start_us=0, span_end_us=0, horizon_us=0)
-        for duration in self.durations:
-            relation = f"(select * from {self.table} where epoch_us(clock_ts) >= $edge::bigint)"
-            self.statements.prepare(f"{self.table}_{duration}", self._sql(duration, self.statements.bound, relation))
+        # planned anew for each bar: prepared, they did not end when they ran again over other rows (DuckDB 1.5.5)
+        relation = f"(select * from {self.table} where epoch_us(clock_ts) >= getvariable('bars_from_us'))"
+        self.sql = {duration: self._sql(duration, self.engine.bound, relation) for duration in self.durations}
 
     def _sql(self, duration: int, bound: Callable[[str], str], relation: str) -> str:
         variables = {**self.scope.variables(self.lane), "bar_duration_sec": duration}
@@ -662,7 +666,8 @@ class LiveBars:
     def _bars(self, duration: int, day: int, edge: int, ended: int) -> pa.Table:
         """The bars of a day that begin at or after one clock and end at or before another."""
         given = {"span_start_us": max(day * DAY_US, edge), "span_end_us": (day + 1) * DAY_US, "horizon_us": ended}
-        return self.statements.run(f"{self.table}_{duration}", **given, edge=edge).to_arrow_table()
+        self.engine.bind(**given, bars_from_us=edge)
+        return self.engine.to_arrow(self.sql[duration])
 
     def _publish_day(self, duration: int, day: int, edge: int, ended: int) -> None:
         import pyarrow as pa

@@ -7,6 +7,7 @@ that begins in the state that its record names.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import os
 import time
@@ -28,6 +29,7 @@ from daedalus_etl.plan import Day, Scope, Step
 from daedalus_etl.silver import Walk
 
 Listener = Callable[[str, Mapping[str, Any]], None]  # event, details
+_STAGED = itertools.count()
 TRIES = 5  # of a lane whose bronze changes while it is read
 
 
@@ -408,7 +410,7 @@ class _Bars:
         )  # fmt: skip
         written, staged = 0, None
         if day.paths:
-            staged = self.maker.staged(self.model, self.lane, f"{day.duration}s-{day.partition}")
+            staged = self.maker.staged(self.model, self.lane, f"{day.duration}s-{day.partition}-{next(_STAGED)}")
             written = engine.copy(self._sql(day, engine), staged)
             if not written:
                 files.remove(staged)

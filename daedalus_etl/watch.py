@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import faulthandler
 import os
 import signal
 import time
@@ -122,6 +123,7 @@ class Watch:
         """Watch. Returns 0 when it was asked to end. Raises DaedalusError if it cannot begin."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._asked_to_end())
+        faulthandler.register(signal.SIGUSR1)  # where it is at, on stderr
         signal.signal(signal.SIGHUP, lambda *_: self._asked_to_reload())
         pause = PAUSES[0]
         with exclusive(self.profile.data) as lock:
@@ -411,7 +413,7 @@ class Session:
         self.closer.process.call("stand_back")
         follow = {}
         if self.exchanges:
-            follow = {lane: hour for (lane, _), hour in self.behind.items() if lane not in self.whole}
+            follow = {lane: hour for (lane, _), hour in self.behind.items() if lane not in self.whole and hour >= 0}
         for lane in follow:
             self.mine[lane] = _share(lane, self.followers, self.profile.variables)
         for k in range(self.followers):

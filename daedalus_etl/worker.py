@@ -6,6 +6,7 @@ starts with `python -m daedalus_etl.worker FD`: a Connection on FD takes (name, 
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import os
 import signal
 import sys
@@ -153,6 +154,7 @@ def main() -> None:
     _end_with_parent()
     asked: list[int] = []
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all of us: the run decides
+    faulthandler.register(signal.SIGUSR1)  # where it is at, on stderr
     signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
     line = Connection(int(sys.argv[1]))
     hand: Hand | None = None
