@@ -236,7 +236,7 @@ class LiveHours:
         noted = read(self.open.path).header.get("start")
         between = noted is not None and self._is_between(before, hour)
         if between:
-            started = noted  # the hour before is still to be closed: `closed` compares
+            started = str(noted)  # the hour before is still to be closed: `closed` compares
         if not self.open.resume(self._header(started)) or not self._resume():
             if between:
                 state = self.open.load(read(self.open.path).states[0][1]) if started != ledger.NOTHING else {}

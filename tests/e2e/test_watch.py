@@ -36,7 +36,7 @@ MANY = Market(hours=0.1, symbols=("SHIB-USDT",), start=START, seed=6, quotes_per
 TIDY = Mischief(duplicate=0.15)  # changes no row that was published
 WILD = Mischief(late=0.08, very_late=0.08, duplicate=0.08, reordered=0.12, torn=0.12, growing=0.1, changed=0.08)
 SPEED = 30
-OPTIONS = ("--poll-interval", "0.5", "--workers", "2")
+OPTIONS = ("--poll-interval", "0.5", "--workers", "2", "--var", "channel_patience=8")
 
 
 @dataclass
