@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from numba import njit
 
+from daedalus_etl import files
 from tests import harness
 
 
@@ -392,3 +393,30 @@ def test_numba_sees_the_bits_of_a_scalar() -> None:
 
 def test_numba_rounds_half_to_even() -> None:
     assert [rounded(x) for x in (0.5, 1.5, 2.5, -0.5, -1.5, 4503599627370497.5)] == [0, 2, 2, 0, -2, 4503599627370498]
+
+
+# -- prepared statements -------------------------------------------------------------------------------------------
+
+
+def test_a_plan_over_an_empty_table_orders_rows_that_come_later_only_without_statistics(
+    con: duckdb.DuckDBPyConnection,
+) -> None:
+    """daedalus_etl/prepared.py turns these two optimizers off."""
+    con.execute("create table rows (t bigint, n bigint)")
+    con.execute("set disabled_optimizers = 'statistics_propagation,compressed_materialization'")
+    con.execute("prepare numbered as select n, row_number() over (order by t) as place from rows order by t")
+    for first in (0, 100):
+        con.execute("delete from rows")
+        con.execute(f"insert into rows select 10 - i, i from range({first}, {first} + 10) as r (i)")
+        found = con.execute("execute numbered").fetchall()
+        assert found == [(first + 9 - i, i + 1) for i in range(10)]
+
+
+def test_folders_change_places_in_one_step(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    assert files.exchange(tmp_path / "one", tmp_path / "other")
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["other"]
+    assert files.can_exchange(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "other"]
