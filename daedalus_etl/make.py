@@ -18,7 +18,7 @@ from typing import Any
 
 import duckdb
 
-from daedalus_etl import audit, files, kernels, lanes, ledger, limits, plan
+from daedalus_etl import audit, files, kernels, lanes, ledger, limits, parts, plan
 from daedalus_etl.catalog import Found
 from daedalus_etl.engine import Engine, connect
 from daedalus_etl.errors import DaedalusError, StoppedError
@@ -324,6 +324,10 @@ class _Hours:
             self.maker.tell("recorded", {"model": self.model.name, "lane": str(self.lane), "partition": step.partition})
             self.walk = None  # it stands before the hour
             return before.end
+        kept = self._kept_parts(step, ended) if before is None else None
+        if kept is not None:
+            self.true[k], self.walk = kept, None
+            return kept.end
         staged = self.maker.staged(self.model, self.lane, step.partition) if step.wanted else None
         counts, found = self._take_in(step, staged)
         self.at = k
@@ -345,6 +349,47 @@ class _Hours:
         self.true[k] = self.ledger.commit(record, inputs, staged if target else None, target, state)
         self.maker.done(self.model, self.lane, self.true[k], time.perf_counter() - began)
         return self.true[k].end
+
+    def _kept_parts(self, step: Step, ended: str) -> Record | None:
+        """An hour that was followed, and of whose segments some were deleted before it closed: what was published of it
+        stays, as one file, with the state at its end if the hour that followed kept it. None if nothing is missing."""
+        import pyarrow.parquet as pq
+
+        noted = parts.read(self.ledger.folder / f"{step.partition}{ledger.OPEN}")
+        missing = [i.path for i in noted.inputs.values() if not os.path.lexists(self.scope.profile.data / i.path)]
+        if not missing or not noted.parts:
+            return None
+        text = f"{self.model.name} {self.lane}: {missing[0]} was deleted before {step.partition} had closed; "
+        self.scope.warn(text + "what was published of it stays.")
+        target = self._target(step.partition, step.start)
+        folder = (self.scope.profile.data / "processed" / target).parent
+        staged = self.maker.staged(self.model, self.lane, step.partition)
+        ordered = sorted(noted.parts, key=lambda part: part.first)
+        with pq.ParquetWriter(staged, pq.read_schema(folder / ordered[0].name), compression="zstd") as writer:
+            for part in ordered:
+                writer.write_table(pq.ParquetFile(folder / part.name).read())
+        rows = sum(part.rows for part in ordered)
+        record = Record(
+            step.partition, self.scope.names[self.lane], self.code, self.read, self.partners, ended, "", step.until,
+            step.listing, 0, (), True, {"read": rows, "written": rows}, noted.last,
+        )  # fmt: skip
+        state = self._state_that_followed(step.partition)
+        made = self.ledger.commit(record, list(noted.inputs.values()), staged, target, state)
+        self.maker.done(self.model, self.lane, made, 0.0)
+        return made
+
+    def _state_that_followed(self, partition: str) -> dict[str, bytes] | None:
+        """The state with which the hour began that was followed after this one."""
+        for name in self.ledger.opened():
+            following = name.removesuffix(ledger.OPEN)
+            if name.endswith(ledger.OPEN) and following > partition:
+                start = parts.read(self.ledger.folder / name).header.get("start", "")
+                try:
+                    blob = (self.ledger.folder / f"{name}.{start}").read_bytes()
+                except FileNotFoundError:
+                    return None
+                return ledger.unpack(blob) if files.digest(blob) == start else None
+        return None
 
     def _adds_nothing(self, step: Step, walk: Walk) -> bool:
         """Are all rows of the segments that came since duplicates of what was there?"""

@@ -20,8 +20,8 @@ from tests.feeder import write_whole
 from tests.roots import DAY, MINUTE, rows_of
 from tests.watching import Watcher, fingerprint, wait_until
 
-PATIENCE = 5  # s
-SOON = 2.5  # s: sooner than any patience runs out
+PATIENCE = 14  # s
+SOON = 11.0  # s; machines that test are loaded: how soon it is, benchmarks/watch.py measures
 PROFILE = "variables: {{bar_durations: [{0}]}}\n"
 ROOM = 64 << 20  # bytes of the disk
 
@@ -132,7 +132,7 @@ def test_a_book_waits_until_trades_pass_its_clock_or_patience_runs_out(desk: Des
     began = time.monotonic()
     desk.until("silver/trades", "AAA-EUR", [1, 3, 5, 7])
     assert desk.minutes("silver/orderbook", "AAA-EUR") == [2, 4, 5, 6]
-    desk.until("silver/orderbook", "AAA-EUR", [2, 4, 5, 6, 7, 8], PATIENCE + 5)
+    desk.until("silver/orderbook", "AAA-EUR", [2, 4, 5, 6, 7, 8], PATIENCE + 15)
     assert time.monotonic() - began > PATIENCE - 1.5, "it had no patience"  # the trades came that much earlier at most
 
 
@@ -177,6 +177,21 @@ def test_a_deleted_segment_changes_nothing_and_is_warned_of(desk: Desk) -> None:
     time.sleep(1.5)
     assert fingerprint(desk.data) == before
     assert re.search("delet|gone|removed|missing|no longer", desk.watcher.log[said:], re.IGNORECASE)
+
+
+def test_what_was_published_of_a_segment_deleted_before_its_hour_closed_stays(desk: Desk) -> None:
+    path = desk.put("ticker", "GGG-EUR", [1, 2], "a")
+    desk.put("ticker", "GGG-EUR", [3], "b")
+    desk.until("silver/ticker", "GGG-EUR", [1, 2, 3])
+    path.unlink()
+    time.sleep(0.7)
+    desk.put("ticker", "GGG-EUR", [4], "c")
+    desk.until("silver/ticker", "GGG-EUR", [1, 2, 3, 4])
+    desk.put("ticker", "GGG-EUR", [3], "a", hour=2)
+    desk.until("silver/ticker", "GGG-EUR", [1, 2, 3, 4, 63])
+    folder = desk.data / "processed/silver/ticker/exchange=kraken/symbol=GGG-EUR/year=2026/month=2/day=3/hour=1"
+    wait_until(lambda: len(list(folder.iterdir())) == 1, 10, lambda: desk.watcher.log[-2000:])
+    assert desk.minutes("silver/ticker", "GGG-EUR") == [1, 2, 3, 4, 63]
 
 
 def test_a_segment_that_comes_late_into_a_closed_hour_is_taken_in(desk: Desk) -> None:
