@@ -108,11 +108,13 @@ class OpenPartition:
 
         first, last = _span(rows, clock)
         staged = self.book.staging / f"{os.getpid()}-{next(_STAGED)}-{self.target.stem}.part"
-        # a footer of 200 columns is most of a small part: no statistics, no dictionaries, no schema of Arrow's
+        # a footer of 200 columns is most of a small part: statistics of the clock only, no dictionaries, no schema of
+        # Arrow's
+        times = [name for name in ("clock_ts", "bar_start", "bar_end") if name in rows.schema.names]
         codec = self.parquet.get("compression", "zstd")
         pq.write_table(
             rows, staged, compression="none" if codec == "uncompressed" else codec, use_dictionary=level > 0,
-            write_statistics=level > 0, store_schema=False,
+            write_statistics=level > 0 or times, store_schema=False,
             row_group_size=int(self.parquet.get("row_group_size", 61440)),
         )  # fmt: skip
         return self.taken(staged, rows.num_rows, first, last, level), staged
