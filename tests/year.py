@@ -136,7 +136,7 @@ def _segment_path(symbol: str, hour_us: int) -> str:
 class Shapes:
     """What the real run made of the sample's second hour and its day, as JSON and bytes."""
 
-    cache: dict[str, Any]
+    cache: list[Any]
     record: dict[str, Any]
     entry: dict[str, Any]
     bars: dict[str, Any]
@@ -148,7 +148,7 @@ class Shapes:
 def _shapes(sample: Path, begin: int) -> Shapes:
     name = hour_name(begin + HOUR_US)
     lane = Path(f"exchange={EXCHANGE}/symbol={SAMPLE}")
-    cache = json.loads((sample / f"state/segments/{CHANNEL}" / lane / f"{name}.json").read_bytes())
+    cache = [*map(json.loads, (sample / f"state/segments/{CHANNEL}" / lane / f"{name}.json").read_bytes().splitlines())]
     book = sample / f"state/{MODEL}" / lane
     record, entry = map(json.loads, (book / f"{name}.json").read_bytes().splitlines())
     (bars,) = map(json.loads, _only(sample / f"state/{BARS}" / lane / f"{DURATION}s", "2*.json").splitlines())
@@ -181,7 +181,7 @@ def _lane(root: Path, template: Template, shapes: Shapes, begin: int, hours: int
         status = os.stat(root / path)
         found = files.digest(content)
         times = {"min_clock": clock, "max_clock": clock}
-        ((key, facts),) = shapes.cache["segments"].values()
+        mark, (_, key, facts) = shapes.cache
         spans = [{**facts["spans"][0], "symbol": symbol, **times, "hours": [hour // HOUR_US]}]
         known = [
             [status.st_size, status.st_mtime_ns],
@@ -189,7 +189,7 @@ def _lane(root: Path, template: Template, shapes: Shapes, begin: int, hours: int
         ]
         assert len(key) == 2
         (memory / f"{name}.json").write_text(
-            json.dumps({**shapes.cache, "segments": {str((root / path).absolute()): known}})
+            f"{json.dumps(mark)}\n{json.dumps([str((root / path).absolute()), *known])}\n"
         )
         is_last = hour == begin + (hours - 1) * HOUR_US
         start, end = end, files.digest(shapes.state if is_last else name.encode())

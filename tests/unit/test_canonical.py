@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daedalus_etl import canonical
@@ -32,6 +32,7 @@ SCHEMA = pa.schema([(name, kind) for name, (kind, _) in KINDS.items()])
 rows = st.lists(st.fixed_dictionaries({name: st.none() | values for name, (_, values) in KINDS.items()}), max_size=12)
 
 
+@settings(deadline=None)
 @given(rows)
 def test_what_went_in_comes_out(given_rows: list[dict[str, Any]]) -> None:
     table = pa.Table.from_pylist(given_rows, schema=SCHEMA)
@@ -40,6 +41,7 @@ def test_what_went_in_comes_out(given_rows: list[dict[str, Any]]) -> None:
     assert repr(again.to_pylist()) == repr(table.to_pylist())
 
 
+@settings(deadline=None)
 @given(rows, st.integers(0, 12))
 def test_the_bytes_do_not_tell_how_the_rows_were_cut(given_rows: list[dict[str, Any]], cut: int) -> None:
     table = pa.Table.from_pylist(given_rows, schema=SCHEMA)
