@@ -15,7 +15,7 @@ case
 end
 {%- endmacro %}
 
-{# Are a side's prices strictly ordered from best to worst? `wrong` stands between a price and the next one that must not
+{# Are a side's prices strictly ordered from best to worst? `wrong` stands between a price and a next one that must not
    follow it. Of prices in order the first and the last say whether all are finite and positive: NaN is greater than
    anything. Columns `<side>_price_L<i>` hold the first levels, the list `<side>_prices` all. #}
 {% macro is_ladder(side, wrong, first) -%}
@@ -32,16 +32,16 @@ when len({{ prices }}) > {{ first }}
 end
 {%- endmacro %}
 
-{# Are all of a side's sizes within what can be summed exactly? #}
+{# Are all of a side's sizes within what can be summed exactly? Sizes that are not negative are at most their sum. #}
 {% macro sizes_fit(side, first) -%}
 {% set sizes = side ~ "_sizes" -%}
 case
     {% for i in range(first) -%}
-when {{ side }}_size_L{{ i }} < 7.888609052210118e-31 or {{ side }}_size_L{{ i }} > 1125899906842624.0 then false
+when {{ side }}_size_L{{ i }} < 7.888609052210118e-31 then false
     {% endfor -%}
-when len({{ sizes }}) > {{ first }}
-        then list_min({{ sizes }}) >= 7.888609052210118e-31 and list_max({{ sizes }}) <= 1125899906842624.0
-    else true
+when len({{ sizes }}) > {{ first }} and list_min({{ sizes }}) < 7.888609052210118e-31 then false
+    when list_sum({{ sizes }}) <= 1125899906842624.0 then true
+    else list_max({{ sizes }}) <= 1125899906842624.0
 end
 {%- endmacro %}
 
