@@ -205,7 +205,8 @@ class Engine:
         p: Mapping[str, Any] = self.profile.parquet
         options = ["format parquet", f"compression '{p.get('compression', 'zstd')}'",
                    f"row_group_size {int(p.get('row_group_size', 61440))}",
-                   f"parquet_version '{p.get('version', 'v2')}'"]  # fmt: skip
+                   f"dictionary_size_limit {int(p.get('dictionary_size_limit', 128))}",
+                   f"parquet_version '{p.get('version', 'v1')}'"]  # fmt: skip
         if p.get("compression", "zstd") == "zstd" and "compression_level" in p:
             options.append(f"compression_level {int(p['compression_level'])}")
         return ", ".join(options)

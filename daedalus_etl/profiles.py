@@ -134,6 +134,7 @@ PARQUET = {
     "compression": _one_of("zstd", "snappy", "gzip", "lz4_raw", "brotli", "uncompressed"),
     "compression_level": _number(1, 22, whole=True),
     "row_group_size": _number(2048, 10_000_000, whole=True),
+    "dictionary_size_limit": _number(1, 10_000_000, whole=True),
     "version": _one_of("v1", "v2"),
 }
 # what a lane cannot have for itself: it decides on names or on what belongs together

@@ -1,46 +1,45 @@
-{# Order book features over level columns `<side>_price_L<i>`, `<side>_size_L<i>` and `<side>_distance_L<i>` (bps of
-   mid). A level that a book does not have is NULL; sums run over those that exist. Unrolled, since one expression a level
-   is vectorized and list functions are not (4 times slower on 20 levels). #}
+{# Order book features. Per level there are columns `<side>_price_L<i>` and `<side>_size_L<i>`, NULL where a book has no
+   such level; of all its first levels the lists `<side>_prices`, `<side>_sizes` and `<side>_distances` (bps of mid), NULL
+   if the book is invalid. Sums run over the lists, in order: a list_sum or list_inner_product of 20 levels takes a fifth
+   of the time of 20 terms with a coalesce each, and plans in no time. #}
 
-{% macro present(x) -%} coalesce({{ x }}, 0) {%- endmacro %}
-
-{# The sum of an expression over the first `levels` levels of a side; `x` holds @ where the level's number goes. #}
-{% macro level_sum(x, levels) -%}
-({% for i in range(levels) %}{{ " + " if not loop.first }}coalesce({{ x | replace("@", i | string) }}, 0){% endfor %})
-{%- endmacro %}
-
-{# The expression for each of the first `levels` levels, with commas. #}
+{# The expression for each of the first `levels` levels, with commas; `x` holds @ where the number goes, from 1. #}
 {% macro level_list(x, levels) -%}
-{% for i in range(levels) %}{{ ", " if not loop.first }}{{ x | replace("@", i | string) }}{% endfor %}
+{% for i in range(1, levels + 1) %}{{ ", " if not loop.first }}{{ x | replace("@", i | string) }}{% endfor %}
 {%- endmacro %}
 
-{% macro depth(side, levels) -%} {{ level_sum(side ~ "_size_L@", levels) }} {%- endmacro %}
-
-{% macro level_vwap(side, levels) -%}
-{{ level_sum(side ~ "_price_L@ * " ~ side ~ "_size_L@", levels) }} / nullif({{ depth(side, levels) }}, 0)
+{# A level's column, NULL if there are not so many levels in this run. #}
+{% macro level_or_null(side, what, i) -%}
+{{ side ~ "_" ~ what ~ "_L" ~ i if i < var("levels") else "null::double" }}
 {%- endmacro %}
 
 {% macro imbalance(bid, ask) -%} ({{ bid }} - {{ ask }}) / nullif({{ bid }} + {{ ask }}, 0) {%- endmacro %}
 
-{# Size at a distance in [lo, hi) bps, of all levels. #}
-{% macro size_within(side, lo, hi, levels) -%}
-({% for i in range(levels) %}{{ " + " if not loop.first }}
-case when {{ side }}_distance_L{{ i }} >= {{ double(lo) }} and {{ side }}_distance_L{{ i }} < {{ double(hi) }} then {{ side }}_size_L{{ i }} else 0 end
-{%- endfor %})
-{%- endmacro %}
-
-{# Least-squares slope of cumulative size on distance over the first 10 levels, at least 3 (units per bps). Centred, so
-   that nothing cancels. Level columns here are `<side>_distance_L<i>` and `<side>_cumulative_L<i>`. #}
-{% macro regression_slope(side, levels) -%}
-{% set d = side ~ "_distance_L@ - " ~ side ~ "_distance_mean" -%}
-case when {{ side }}_slope_levels >= 3 then
-    {{ level_sum("(" ~ d ~ ") * (" ~ side ~ "_cumulative_L@ - " ~ side ~ "_cumulative_mean)", levels) }}
-    / nullif({{ level_sum("(" ~ d ~ ") * (" ~ d ~ ")", levels) }}, 0)
+{# How many of the levels are nearer than `bps`. Most books end before most edges, and are not searched. #}
+{% macro levels_within(side, bps) -%}
+case
+    when {{ side }}_distances[-1] < {{ double(bps) }} then len({{ side }}_distances)
+    else len(list_filter({{ side }}_distances, lambda d: d < {{ double(bps) }}))
 end
 {%- endmacro %}
 
-{% macro concentration(side, total, levels) -%}
-{{ level_sum("(" ~ side ~ "_size_L@ / " ~ total ~ ") * (" ~ side ~ "_size_L@ / " ~ total ~ ")", levels) }}
+{# Size at a distance in [lo, hi) bps, of all levels: a run of them. #}
+{% macro size_within(side, lo, hi) -%}
+{% set to = band_column(side ~ "_levels", (0, hi)) -%}
+{% set before = band_column(side ~ "_levels", (0, lo)) if lo else "0" -%}
+case
+    when {{ to }} > {{ before }} then list_sum({{ side }}_sizes[{{ before }} + 1:{{ to }}])
+    when {{ to }} is not null then 0
+end
+{%- endmacro %}
+
+{# Least-squares slope of cumulative size on distance over the first 10 levels, at least 3 (units per bps), from what
+   each level differs from the mean, so that nothing cancels. #}
+{% macro regression_slope(side) -%}
+case when {{ side }}_slope_levels >= 3 then
+    list_inner_product({{ side }}_distance_residues, {{ side }}_cumulative_residues)
+    / nullif(list_inner_product({{ side }}_distance_residues, {{ side }}_distance_residues), 0)
+end
 {%- endmacro %}
 
 {# A band's column, such as bid_vol_band_5_10bps; quoted where an edge has a fraction. #}

@@ -10,8 +10,6 @@ Tried before: Neumaier and double-double sums (a residue of 1e-16 relative stays
 on where the stack was flipped), int128 in decimal units (destroys small sizes or overflows on large ones).
 """
 
-import math
-
 import numpy as np
 from numba import njit
 
@@ -46,16 +44,18 @@ def add(total, k, x):
     # a negative number is added as its two's complement, without a branch on the sign
     fill = _ZERO - (bits >> np.uint64(63))
     carry = fill & _ONE
-    low = low ^ fill
-    high = high ^ fill
+    still = carry  # with this carry the limbs above the number stay as they are: mostly it touches two of four
+    part = low ^ fill
     for i in range(limb, LIMBS):
+        if i > limb + 1 and carry == still:
+            return
         before = total[k, i]
-        part = low if i == limb else (high if i == limb + 1 else fill)
         after = before + part
         overflow = _ONE if after < before else _ZERO
         after2 = after + carry
         carry = overflow | (_ONE if after2 < after else _ZERO)
         total[k, i] = after2
+        part = high ^ fill if i == limb else fill
 
 
 @njit(cache=True)
@@ -84,25 +84,9 @@ def product(x, y):
 
 @njit(cache=True)
 def _leading_zeros(v):
-    n = 0
-    if v < (_ONE << np.uint64(32)):
-        n += 32
-        v = v << np.uint64(32)
-    if v < (_ONE << np.uint64(48)):
-        n += 16
-        v = v << np.uint64(16)
-    if v < (_ONE << np.uint64(56)):
-        n += 8
-        v = v << np.uint64(8)
-    if v < (_ONE << np.uint64(60)):
-        n += 4
-        v = v << np.uint64(4)
-    if v < (_ONE << np.uint64(62)):
-        n += 2
-        v = v << np.uint64(2)
-    if v < (_ONE << np.uint64(63)):
-        n += 1
-    return n
+    """Of v > 0. The exponent of a double says it, if no bits below the top one can round it up."""
+    bits = np.float64(v & ~(v >> _ONE)).view(np.uint64)
+    return 1086 - np.int64(bits >> np.uint64(52))
 
 
 @njit(cache=True)
@@ -138,7 +122,8 @@ def _round(a0, a1, a2, a3):
     sticky = (below | rest) != _ZERO
     if rest_bits > half or (rest_bits == half and (sticky or (kept & _ONE) == _ONE)):
         kept += _ONE
-    value = math.ldexp(float(np.int64(kept)), exponent - zeros + 11)
+    # times a power of two, made of its bits: ldexp is a call
+    value = np.float64(np.int64(kept)) * np.uint64((exponent - zeros + 1034) << 52).view(np.float64)
     return -value if negative else value
 
 

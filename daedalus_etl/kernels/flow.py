@@ -24,6 +24,8 @@ FLOW = np.dtype(
         ("fill", np.int64),  # units in the open bucket
         ("net", np.int64),  # buys - sells in the open bucket, units
         ("full", np.int64),  # buckets filled since the lane's beginning
+        ("valued", np.int64),  # as many were full when this was VPIN:
+        ("vpin", np.float64),
         ("head", np.int64),  # ring position of the next trade
         ("total", np.uint64, (2, exact.LIMBS)),  # bought and sold since the ring's beginning
         ("mark", np.uint64, (2, exact.LIMBS)),  # the same at the last valid book
@@ -77,16 +79,19 @@ def fill_buckets(f, bucket, amount, sign, volume):
     f["net"] = sign * rest
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def vpin(f, bucket, volume):
-    """sum |Vb - Vs| / (n V) over the last full buckets; NaN until the first is full."""
+    """sum |Vb - Vs| / (n V) over the last full buckets; NaN until the first is full. Most books find none filled since
+    the last."""
     n = min(f["full"], np.int64(bucket.shape[0]))
     if n == 0:
         return np.nan
-    total = 0.0
-    for i in range(f["full"] - n, f["full"]):  # oldest first: sums beyond 2**53 round
-        total += np.float64(bucket[i % bucket.shape[0]])
-    return total / (np.float64(n) * np.float64(volume))
+    if f["valued"] != f["full"]:
+        total = 0.0
+        for i in range(f["full"] - n, f["full"]):  # oldest first: sums beyond 2**53 round
+            total += np.float64(bucket[i % bucket.shape[0]])
+        f["valued"], f["vpin"] = f["full"], total / (np.float64(n) * np.float64(volume))
+    return f["vpin"]
 
 
 @njit(cache=True)
@@ -103,7 +108,7 @@ def remember_trade(f, deals, clock, amount):
     expire_trades(f, deals, clock)
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def expire_trades(f, deals, now):
     """Move every window's tail to its first trade with a clock in (now - h, now]."""
     mask = deals.shape[0] - 1
@@ -115,7 +120,7 @@ def expire_trades(f, deals, now):
         f["tail"][w] = tail
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def imbalances(f, deals, out, c, i):
     """tfi and trade_vol of every window into out[c + 2w], out[c + 2w + 1]."""
     for w in range(f["rolling"]):

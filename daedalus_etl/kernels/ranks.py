@@ -69,14 +69,24 @@ def _rotate(head, nodes, parent, node, side):
 @njit(cache=True)
 def insert(head, nodes, x):
     """Put one `x` in. The arrays must have a free row."""
-    path = np.empty(DEPTH, np.int64)
-    depth = 0
     node = head[ROOT]
     while node != 0:
         nodes[node]["total"] += 1
         if nodes[node]["key"] == x:
             nodes[node]["count"] += 1
             return
+        node = nodes[node]["child"][LEFT] if x < nodes[node]["key"] else nodes[node]["child"][RIGHT]
+    _insert_new(head, nodes, x)
+
+
+@njit(cache=True)
+def _insert_new(head, nodes, x):
+    """Put in an `x` that is not there; the subtrees above its place count it already. Most spreads are not new: only
+    those that are need a path, which is an allocation."""
+    path = np.empty(DEPTH, np.int64)
+    depth = 0
+    node = head[ROOT]
+    while node != 0:
         path[depth] = node
         depth += 1
         node = nodes[node]["child"][LEFT] if x < nodes[node]["key"] else nodes[node]["child"][RIGHT]
@@ -130,7 +140,7 @@ def remove(head, nodes, x):
     head[FREE] = node
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def smaller(head, nodes, x, tolerance):
     """The number of values v in the tree with x - v > tolerance (>= 0)."""
     found = 0

@@ -3,6 +3,8 @@
 {{ config(channel="orderbook") }}
 
 {% set columns = "capture_ts, collected_at, timestamp, nonce, bids, asks" -%}
+{% set sides = ("bid", "ask") -%}
+{% set first = 20 -%}  {#- levels that are judged as columns, whatever `levels` is; deeper ones are judged as lists #}
 
 with arrived as (
     select
@@ -42,35 +44,71 @@ marked as (
 ),
 {%- endif %}
 
-cleaned as (
+-- each side as lists of prices and sizes. NaN stands for a missing number: its book is invalid all the same, and
+-- list_inner_product takes no NULL, not even in a list of another row
+split as (
     select
         * exclude (bids, asks, row_hash),
-        list_filter(bids, lambda x: x['size'] is distinct from 0) as bid_levels,
-        list_filter(asks, lambda x: x['size'] is distinct from 0) as ask_levels
+        list_transform(bids, lambda x: coalesce(x['price'], 'nan'::double)) as all_bid_prices,
+        list_transform(bids, lambda x: coalesce(x['size'], 'nan'::double)) as all_bid_sizes,
+        list_transform(asks, lambda x: coalesce(x['price'], 'nan'::double)) as all_ask_prices,
+        list_transform(asks, lambda x: coalesce(x['size'], 'nan'::double)) as all_ask_sizes
     from marked
 ),
 
 sides as (
     select
-        * exclude (bid_levels, ask_levels),
-        list_transform(bid_levels, lambda x: x['price']) as bid_prices,
-        list_transform(bid_levels, lambda x: x['size']) as bid_sizes,
-        list_transform(ask_levels, lambda x: x['price']) as ask_prices,
-        list_transform(ask_levels, lambda x: x['size']) as ask_sizes
-    from cleaned
+        * exclude (all_bid_prices, all_bid_sizes, all_ask_prices, all_ask_sizes),
+        {{ without_deletions("all_bid_prices", "all_bid_sizes") }} as bid_prices,
+        {{ without_deletions("all_bid_sizes", "all_bid_sizes") }} as bid_sizes,
+        {{ without_deletions("all_ask_prices", "all_ask_sizes") }} as ask_prices,
+        {{ without_deletions("all_ask_sizes", "all_ask_sizes") }} as ask_sizes
+    from split
+),
+
+-- the first levels as columns: judged one by one they take a fifth of the time of a function over a list
+leveled as (
+    select
+        *
+        {%- for side in sides %}{% for i in range(first) %},
+        {{ side }}_prices[{{ i + 1 }}] as {{ side }}_price_L{{ i }},
+        {{ side }}_sizes[{{ i + 1 }}] as {{ side }}_size_L{{ i }}
+        {%- endfor %}{% endfor %}
+    from sides
 ),
 
 judged as (
     select
         *,
-        {{ is_book("bid_prices", "bid_sizes", "ask_prices", "ask_sizes") }} as is_sound,
-        is_sound and {{ fits_book("bid_prices", "bid_sizes", "ask_prices", "ask_sizes") }} as is_valid
-    from sides
+        {{ is_ladder("bid", "<=", first) }}
+        and {{ is_ladder("ask", ">=", first) }}
+        and coalesce(bid_prices[1] < ask_prices[1] and bid_prices[-1] > 0 and isfinite(ask_prices[-1]), false)
+            as has_sound_prices,
+        {{ sizes_fit("bid", first) }} and {{ sizes_fit("ask", first) }} as has_fitting_sizes,
+        case
+            when not has_sound_prices then false
+            when has_fitting_sizes then true
+            else {{ are_sizes("bid_sizes") }} and {{ are_sizes("ask_sizes") }}
+        end as is_sound,
+        has_sound_prices
+        and has_fitting_sizes
+        and {{ fits_price("bid_prices[-1]") }}
+        and {{ fits_price("ask_prices[-1]") }} as is_valid
+    from leveled
 ),
 
 placed as (
     select
-        * exclude (bid_prices, bid_sizes, ask_prices, ask_sizes),
+        collected_at,
+        capture_ts,
+        timestamp,
+        nonce,
+        segment,
+        position,
+        clock_us,
+        is_duplicate,
+        is_sound,
+        is_valid,
         false as is_context,
         case when is_valid then bid_prices end as bid_prices,
         case when is_valid then bid_sizes end as bid_sizes,

@@ -5,6 +5,7 @@
 {% set first = [10, levels] | min -%}
 {% set five = [5, levels] | min -%}
 {% set sides = ("bid", "ask") -%}
+{% set edges = (var("bands_bps") | map("list") | sum(start=[5, 50])) | reject("equalto", 0) | unique | list -%}
 {{ config(
     channel="orderbook",
     partition="hour",
@@ -45,103 +46,121 @@ snapshots as (
 ),
 {%- endif %}
 
--- columns of levels; NULL where the book has none
+-- the first levels as lists, which sums run over, and as columns, NULL where the book has none
 leveled as (
     select
         * exclude (bid_prices, bid_sizes, ask_prices, ask_sizes),
-        len(bid_prices) as bid_count,
-        len(ask_prices) as ask_count
-        {%- for side in sides %}{% for i in range(levels) %},
+        {% for side in sides -%}
+        {{ side }}_prices[:{{ levels }}] as {{ side }}_prices,
+        {{ side }}_sizes[:{{ levels }}] as {{ side }}_sizes,
+        {% for i in range(levels) -%}
         {{ side }}_prices[{{ i + 1 }}] as {{ side }}_price_L{{ i }},
-        {{ side }}_sizes[{{ i + 1 }}] as {{ side }}_size_L{{ i }}
-        {%- endfor %}{% endfor %}
+        {{ side }}_sizes[{{ i + 1 }}] as {{ side }}_size_L{{ i }},
+        {% endfor -%}
+        {% endfor -%}
+        bid_prices[1] as best_bid,
+        ask_prices[1] as best_ask
     from snapshots
 ),
 
--- cumulative sizes are less the best level's: that moves no slope, and would cost the digits of small sizes behind it
-distances as (
+-- depth down to each of the first levels. The cumulative sizes of the slopes are less the best level's: that moves no
+-- slope, and would cost the digits of small sizes behind it
+accumulated as (
     select
         *,
-        ask_price_L0 - bid_price_L0 as spread
-        {%- for side in sides %}{% for i in range(levels) %},
-        (abs({{ side }}_price_L{{ i }} - mid_price) / mid_price) * 1e4 as {{ side }}_distance_L{{ i }}
-        {%- endfor %}
-        {%- for i in range(first) %},
-        {% if i == 0 %}0.0::double{% else %}{{ side }}_cumulative_L{{ i - 1 }} + {{ side }}_size_L{{ i }}{% endif %}
-            as {{ side }}_cumulative_L{{ i }}
-        {%- endfor %}{% endfor %}
+        best_ask - best_bid as spread,
+        {% for side in sides -%}
+        list_sum({{ side }}_sizes) as total_{{ side }}_depth,
+        {% for i in range(first) -%}
+        {{ side ~ "_depth_" ~ i ~ " + coalesce(" ~ side ~ "_size_L" ~ i ~ ", 0)" if i else side ~ "_size_L0" }}
+            as {{ side }}_depth_{{ i + 1 }},
+        {{ side ~ "_cumulative_" ~ i ~ " + coalesce(" ~ side ~ "_size_L" ~ i ~ ", 0)" if i else "0.0::double" }}
+            as {{ side }}_cumulative_{{ i + 1 }},
+        {% endfor -%}
+        list_transform({{ side }}_prices, lambda p: (abs(p - mid_price) / mid_price) * 1e4) as {{ side }}_distances,
+        {% endfor -%}
+        least(len(bid_prices), {{ first }}) as bid_slope_levels,
+        least(len(ask_prices), {{ first }}) as ask_slope_levels
     from leveled
 ),
 
-totals as (
+-- distances never fall from level to level: a band is a run of levels
+banded as (
     select
         *,
         {% for side in sides -%}
-        case when is_valid then {{ depth(side, levels) }} end as total_{{ side }}_depth,
-        case
-            when is_valid
-                then {{ level_sum(
-                    side ~ "_size_L@ * exp(-100 * abs(" ~ side ~ "_price_L@ - mid_price) / mid_price)", levels
-                ) }}
-        end as smart_{{ side }}_depth,
-        greatest({{ level_list(side ~ "_distance_L@", levels) }}) as {{ side }}_reach_bps,
-        least({{ side }}_count, {{ first }}) as {{ side }}_slope_levels,
-        {{ level_sum(side ~ "_distance_L@", first) }} / {{ side }}_slope_levels as {{ side }}_distance_mean,
-        {{ level_sum(side ~ "_cumulative_L@", first) }} / {{ side }}_slope_levels as {{ side }}_cumulative_mean,
-        case when is_valid then {{ size_within(side, 0, 5, levels) }} end as {{ side }}_within_5,
-        case when is_valid then {{ size_within(side, 0, 50, levels) }} end as {{ side }}_within_50,
+        {% for edge in edges -%}
+        {{ levels_within(side, edge) }} as {{ band_column(side ~ "_levels", (0, edge)) }},
         {% endfor -%}
-        {{ level_sum("bid_price_L@ * bid_size_L@", levels) }} + {{ level_sum("ask_price_L@ * ask_size_L@", levels) }}
-            as turnover
-    from distances
+        {{ side }}_distances[-1] as {{ side }}_reach_bps,
+        list_transform({{ side }}_sizes, lambda q: q / total_{{ side }}_depth) as {{ side }}_shares,
+        {{ side }}_distances[:{{ first }}] as {{ side }}_first_distances,
+        [{{ level_list(side ~ "_cumulative_@", first) }}][:{{ side }}_slope_levels] as {{ side }}_cumulative,
+        {% endfor -%}
+        list_inner_product(bid_prices, bid_sizes) + list_inner_product(ask_prices, ask_sizes) as turnover
+    from accumulated
+),
+
+means as (
+    select
+        *,
+        list_sum(bid_first_distances) / bid_slope_levels as bid_distance_mean,
+        list_sum(ask_first_distances) / ask_slope_levels as ask_distance_mean,
+        list_sum(bid_cumulative) / bid_slope_levels as bid_cumulative_mean,
+        list_sum(ask_cumulative) / ask_slope_levels as ask_cumulative_mean
+    from banded
+),
+
+residues as (
+    select
+        *,
+        list_transform(bid_first_distances, lambda d: d - bid_distance_mean) as bid_distance_residues,
+        list_transform(ask_first_distances, lambda d: d - ask_distance_mean) as ask_distance_residues,
+        list_transform(bid_cumulative, lambda q: q - bid_cumulative_mean) as bid_cumulative_residues,
+        list_transform(ask_cumulative, lambda q: q - ask_cumulative_mean) as ask_cumulative_residues
+    from means
 ),
 
 structure as (
     select
         *,
-        bid_price_L0 as best_bid,
-        ask_price_L0 as best_ask,
         spread / mid_price as relative_spread,
         (bid_size_L0 * ask_price_L0 + ask_size_L0 * bid_price_L0) / (bid_size_L0 + ask_size_L0)
             as microprice,
         microprice - mid_price as micro_minus_mid,
         {% for k in (1, 3, 5, 10) -%}
-        case
-            when is_valid
-                then {{ imbalance(depth("bid", [k, levels] | min), depth("ask", [k, levels] | min)) }}
-        end as imbalance_L{{ k }},
+        {{ imbalance("bid_depth_" ~ [k, levels] | min, "ask_depth_" ~ [k, levels] | min) }} as imbalance_L{{ k }},
         {% endfor -%}
         {{ imbalance("total_bid_depth", "total_ask_depth") }} as total_imbalance,
-        {{ level_vwap("bid", five) }} as vwap_bid_5,
-        {{ level_vwap("ask", five) }} as vwap_ask_5,
+        {% for side in sides -%}
+        list_inner_product({{ side }}_prices[:{{ five }}], {{ side }}_sizes[:{{ five }}])
+        / nullif({{ side }}_depth_{{ five }}, 0) as vwap_{{ side }}_5,
+        list_inner_product(
+            {{ side }}_sizes,
+            list_transform({{ side }}_prices, lambda p: exp(-100 * abs(p - mid_price) / mid_price))
+        ) as smart_{{ side }}_depth,
+        abs({{ side }}_price_L0 - {{ level_or_null(side, "price", 4) }}) / {{ side }}_depth_{{ five }}
+            as {{ side }}_slope,
+        {{ regression_slope(side) }} as {{ side }}_slope_regression,
+        {{ level_or_null(side, "size", 4) }} / {{ side }}_size_L0 as {{ side }}_depth_decay_5,
+        list_inner_product({{ side }}_shares, {{ side }}_shares) as {{ side }}_concentration,
+        {{ size_within(side, 0, 5) }} as {{ side }}_within_5,
+        {{ size_within(side, 0, 50) }} as {{ side }}_within_50,
+        {% endfor -%}
         vwap_ask_5 - vwap_bid_5 as vwap_spread,
         {{ imbalance("smart_bid_depth", "smart_ask_depth") }} as smart_depth_imbalance,
-        {% for side in sides -%}
-        {% if levels >= 5 -%}
-        abs({{ side }}_price_L0 - {{ side }}_price_L4) / {{ depth(side, 5) }}
-        {%- else -%}
-        null::double
-        {%- endif %} as {{ side }}_slope,
-        {{ regression_slope(side, first) }} as {{ side }}_slope_regression,
-        {{ side ~ "_size_L4" if levels >= 5 else "null::double" }} / {{ side }}_size_L0 as {{ side }}_depth_decay_5,
-        case
-            when is_valid
-                then {{ concentration(side, "total_" ~ side ~ "_depth", levels) }}
-        end as {{ side }}_concentration,
-        {% endfor -%}
         bid_slope_regression / nullif(ask_slope_regression, 0) as slope_asymmetry,
         turnover / (total_bid_depth + total_ask_depth) as center_of_gravity,
         (center_of_gravity - mid_price) / mid_price * 1e4 as cog_vs_mid,
         (bid_depth_decay_5 + ask_depth_decay_5) / 2 as avg_depth_decay_5,
         {% for k in (3, 6) -%}
-        spread / nullif({{ depth("bid", [k, levels] | min) }} + {{ depth("ask", [k, levels] | min) }}, 0)
+        spread / nullif(bid_depth_{{ [k, levels] | min }} + ask_depth_{{ [k, levels] | min }}, 0)
             as spread_per_depth_L{{ k }},
         {% endfor -%}
         {% for band in var("bands_bps") -%}
         {% for side in sides -%}
         case
-            when {{ double(band[0]) }} < {{ side }}_reach_bps
-                then {{ size_within(side, band[0], band[1], levels) }}
+            when {{ double(band[0]) }} < {{ side }}_reach_bps then {{ size_within(side, band[0], band[1]) }}
         end as {{ band_column(side ~ "_vol", band) }},
         {% endfor -%}
         {{ imbalance(band_column("bid_vol", band), band_column("ask_vol", band)) }} as {{ band_column("imb", band) }},
@@ -151,7 +170,7 @@ structure as (
                 then (bid_within_5 + ask_within_5) / nullif(bid_within_50 + ask_within_50, 0)
         end as book_convexity,
         bid_within_5 + ask_within_5 as depth_0_5bps
-    from totals
+    from residues
 )
 
 select

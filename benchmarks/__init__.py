@@ -1,0 +1,1 @@
+"""How fast this is, against yardsticks measured in the same run: `python -m benchmarks --help`."""
