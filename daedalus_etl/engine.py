@@ -83,21 +83,20 @@ class Engine:
         self._home = TABLES
         self.con: duckdb.DuckDBPyConnection
         if within is not None:
+            self._home = f"{TABLES}_{next(_SESSIONS)}"
             self.con = within.con.cursor()
             self.con.execute("set TimeZone = 'UTC'")
-            self._home = f"{TABLES}.session_{next(_SESSIONS)}"
-            self.con.execute(f"create schema {self._home}")
         else:
             self._spill = spill_folder(profile.temp_directory or temp)
             self.con = connect(share_of(profile), self._spill)
-            self.con.execute(f"attach ':memory:' as {TABLES} (compress)")
+        self.con.execute(f"attach ':memory:' as {self._home} (compress)")
         self.writer = self.con.cursor()
         self.con.execute(f"use {self._home}")
 
     def close(self) -> None:
         if self._home != TABLES:
             self.con.execute(f"use {TABLES}")
-            self.con.execute(f"drop schema if exists {self._home} cascade")
+            self.con.execute(f"detach {self._home}")
         self.writer.close()
         self.con.close()
         if self._spill is not None:
@@ -140,7 +139,7 @@ class Engine:
     def table(self, name: str, sql: str) -> None:
         self.con.execute(f"create or replace table {name} as\n{sql}")
         with contextlib.suppress(duckdb.TransactionException):  # what streams from another table ends first
-            self.con.execute(f"checkpoint {TABLES}")  # compresses
+            self.con.execute(f"checkpoint {self._home}")  # compresses
 
     def drop(self, name: str) -> None:
         self.con.execute(f"drop table if exists {name}")
@@ -183,8 +182,8 @@ class Engine:
             self.con.unregister(name)
 
     def tidy(self) -> None:
-        """Give back the room of rows that were deleted."""
-        self.con.execute(f"checkpoint {TABLES}")
+        """Give back the room of rows that were deleted, and compress the others."""
+        self.con.execute(f"checkpoint {self._home}")
 
     def copy(self, sql: str, path: Path, stream: pa.RecordBatchReader | None = None) -> int:
         """Write a query, in its order, as one Parquet file; returns the rows. `stream` is the table kernel_output."""

@@ -305,15 +305,17 @@ class LiveHours:
                 return True
         return False
 
-    def _anew(self, state: Mapping[str, bytes]) -> None:
-        """Begin the hour anew from the state before it. What is published of it goes when this has come as far."""
+    def _anew(self, state: Mapping[str, bytes], *, stands: bool = False) -> None:
+        """Begin the hour anew from the state before it. What is published of it goes when this has come as far. stands:
+        the walk is there already."""
         assert self.walk is not None
         start = self.hour * HOUR_US
         record = self.book.get(self.open.partition)
         reaches = [self.open.now.until, (record.max_clock or 0) + 1 if record is not None and record.outputs else 0]
         digest = files.digest(ledger.pack(state)) if state else ledger.NOTHING
         self.open.begin(self._header(digest))
-        self.walk.begin(state, self._kernel())
+        if not stands:
+            self.walk.begin(state, self._kernel())
         self.at = start
         self.least, self.gone, self.back, self.unnoted = max(reaches), [], None, []
         self._gather()
@@ -472,7 +474,7 @@ class LiveHours:
         was, following = self.hour, self._next_hour()
         assert following is not None
         self._open(following)
-        self._anew(state)
+        self._anew(state, stands=True)
         for bars in self.bars:
             bars.turn()
         self.live.turned(self, was, following, max(self.last, following * HOUR_US))

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from daedalus_etl.kernels.base import Kernel
 
 BOUNDS = ("span_start_us", "span_end_us", "horizon_us")  # what differs from step to step
-TIDY = 64  # steps after which the tables give back the room of rows that have gone
 
 
 class Statements:
@@ -68,7 +67,6 @@ class PreparedWalk(Walk):
     ):
         super().__init__(engine, graph, model, lane, symbol, variables, inputs, kernel)
         self.statements = Statements(engine)
-        self._steps = 0
         self._bounds: dict[str, set[str]] = {}
         self._lay_out()
 
@@ -144,17 +142,16 @@ class PreparedWalk(Walk):
             self.kernel.load(canonical.arrays_from_bytes(kept["kernel"]))
         if "price_unit" in kept:
             self._fix_unit(float.fromhex(kept["price_unit"].decode()))
-            self._prepare()
 
     def begin(self, kept: Mapping[str, bytes], kernel: Kernel | None) -> None:
         """Stand where a state was kept, with a kernel that has walked nothing yet; without one before the first row."""
         self.forget()
-        self.kernel = kernel
-        if self.price_unit is not None:
+        self.kernel, before = kernel, self.price_unit
+        if before is not None and "price_unit" not in kept:
             self.price_unit = None
             self.engine.bind(price_unit=None)
         self.load(kept)
-        if "price_unit" not in kept:
+        if self.price_unit != before:
             self._prepare()
 
     def forget(self) -> None:
@@ -246,9 +243,7 @@ class PreparedWalk(Walk):
                 self.engine.con.execute(f"insert into {_carried(name)} select * from next_{_carried(name)}")
                 self.engine.con.execute(f"delete from next_{_carried(name)}")
                 self._has_carry.add(name)
-        self._steps += 1
-        if self._steps % TIDY == 0:
-            self.engine.tidy()
+        self.engine.tidy()  # a table that was filled takes 6 MB, however few its rows
 
 
 def _whole(table: pa.Table, name: str) -> Any:
