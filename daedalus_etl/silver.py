@@ -259,7 +259,8 @@ class Walk:
 
     def _bronze(self, name: str, files: Files) -> str:
         (statement,) = self.graph.render(self.graph.models[name], self._context(files))
-        return statement
+        takes = self.model.config.get("takes", {}).get(name)
+        return f"select {', '.join(takes)} from (\n{statement}\n) as taken" if takes else statement
 
     def _context(self, files: Files, **extra: Any) -> Context:
         def ref(name: str) -> str:

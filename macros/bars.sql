@@ -2,15 +2,17 @@
 {% macro bar_start(clock, seconds) -%} {{ floor_to(clock, seconds * 1000000) }} {%- endmacro %}
 
 {# The rows of a lane and day with the bar each belongs to, in lane order. `held_us`: how long a valid row's value
-   holds, to the next valid row of its bar or the bar's end, at most max_staleness. #}
+   holds, to the next valid row of its bar or the bar's end, at most max_staleness. The runner reads hour after hour, each
+   in lane order: nothing is sorted then. #}
 {% macro rows_of_bars(relation, seconds) -%}
+{% set in_order = "()" if var("input_is_ordered") else "(order by clock_us, lane_order)" -%}
 select
     *,
     {{ bar_start("clock_us", seconds) }} as bar_start_us,
     bar_start_us + {{ seconds * 1000000 }} as bar_end_us,
-    row_number() over (order by clock_us, lane_order) as ordinal,
+    row_number() over {{ in_order }} as ordinal,
     least(
-        lead(clock_us, 1, bar_end_us) over (partition by bar_start_us order by clock_us, lane_order) - clock_us,
+        least(lead(clock_us) over {{ in_order }}, bar_end_us) - clock_us,
         {{ (var("max_staleness") * 1000000) | round | int }}
     ) as held_us
 from (

@@ -97,7 +97,8 @@ judged as (
     from leveled
 ),
 
-placed as (
+-- before lane order: what a model does not take, such as the lists, is then not sorted with the rest
+valued as (
     select
         collected_at,
         capture_ts,
@@ -114,13 +115,19 @@ placed as (
         case when is_valid then bid_sizes end as bid_sizes,
         case when is_valid then ask_prices end as ask_prices,
         case when is_valid then ask_sizes end as ask_sizes,
-        case when is_valid then (bid_prices[1] + ask_prices[1]) / 2 end as mid_price,
+        case when is_valid then (bid_prices[1] + ask_prices[1]) / 2 end as mid_price
+    from judged
+),
+
+placed as (
+    select
+        *,
         {% if var("input_is_ordered") -%}
         row_number() over () - 1 as lane_order
         {%- else -%}
         row_number() over (partition by is_duplicate order by {{ lane_order_of("orderbook") }}) - 1 as lane_order
         {%- endif %}
-    from judged
+    from valued
 ),
 
 final as (

@@ -6,6 +6,11 @@
     context={
         "bronze.trades": [var("rolling_windows") | max, var("trade_dedupe_window")] | max,
         "bronze.orderbook": 0,
+    },
+    takes={
+        "bronze.orderbook": [
+            "clock_us", "lane_order", "segment", "position", "is_context", "is_duplicate", "is_valid", "mid_price",
+        ],
     }
 ) }}
 
