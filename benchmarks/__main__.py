@@ -128,7 +128,9 @@ def main(arguments: list[str] | None = None) -> int:
         except CannotMeasureError as error:
             rows.append((figure, str(error)))
     host = machine()
-    print(f"{host['name']}: {host['cpu']}, {host['cores']} cores, load {host['load'][0]}; medians of {settings.repeats}\n")
+    print(
+        f"{host['name']}: {host['cpu']}, {host['cores']} cores, load {host['load'][0]}; medians of {settings.repeats}\n"
+    )
     print(table(rows))
     for figure, found in rows:
         if isinstance(found, Measured) and found.details:

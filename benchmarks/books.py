@@ -171,7 +171,7 @@ def parquet(settings: Any) -> Measured:
                         f"row_group_size {subject.profile.parquet.get('row_group_size', 61440)}{limit}"
                     )
                     target = str(root / "out.parquet")
-                    times = in_turn({"": lambda o=options: _write(con, o, target)}, min(settings.repeats, 3))[""]
+                    times = in_turn({"": lambda o=options, t=target: _write(con, o, t)}, min(settings.repeats, 3))[""]
                     size = Path(target).stat().st_size
                     found[f"{version}, zstd {level}{limit}"] = (
                         f"{statistics.median(times) / rows.num_rows * 1e6:.2f} us and "

@@ -77,7 +77,7 @@ def machine() -> dict[str, Any]:
             break
     import duckdb
     import numba
-    import pyarrow
+    import pyarrow as pa
 
     return {
         "name": platform.node(),
@@ -87,7 +87,7 @@ def machine() -> dict[str, Any]:
         "load": [round(x, 1) for x in os.getloadavg()],
         "python": platform.python_version(),
         "duckdb": duckdb.__version__,
-        "pyarrow": pyarrow.__version__,
+        "pyarrow": pa.__version__,
         "numba": numba.__version__,
     }
 

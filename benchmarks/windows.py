@@ -7,6 +7,7 @@ records of what is in, no fsync; and its windows take in later rows of the same 
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -23,10 +24,10 @@ RANGE = Path(__file__).parent / "range"
 def polars() -> Any:
     os.environ["POLARS_MAX_THREADS"] = "1"
     try:
-        import polars
+        import polars as pl
     except ImportError:
         raise CannotMeasureError("Polars is not there: pip install 'daedalus-etl[bench]'") from None
-    return polars
+    return pl
 
 
 def _rolled(pl: Any, rows: Any, sums: dict[str, Any], form: str) -> Any:
@@ -55,7 +56,7 @@ def polars_trades(subject: bronze.Subject, lane: Lane, out: Path, form: str) -> 
 
     def work() -> None:
         trades = pl.read_parquet(
-            sum(subject.paths(lane), []),
+            list(itertools.chain(*subject.paths(lane))),
             columns=["collected_at", "capture_ts", "timestamp", "trade_id", "side", "price", "amount", "cost", "exchange", "symbol"],
             hive_partitioning=False,
         )  # fmt: skip
@@ -64,7 +65,11 @@ def polars_trades(subject: bronze.Subject, lane: Lane, out: Path, form: str) -> 
             at=pl.col("capture_ts").dt.replace_time_zone(None), log_return=pl.col("price").log().diff()
         ).set_sorted("at")
         if books is not None:
-            mids = pl.read_parquet(sum(subject.paths(books), []), columns=["capture_ts", "bids", "asks"], hive_partitioning=False)
+            mids = pl.read_parquet(
+                list(itertools.chain(*subject.paths(books))),
+                columns=["capture_ts", "bids", "asks"],
+                hive_partitioning=False,
+            )
             mids = mids.select(
                 at=pl.col("capture_ts").dt.replace_time_zone(None), mid_before=(best("bids") + best("asks")) / 2
             ).sort("at")
@@ -99,7 +104,9 @@ def polars_ticker(subject: bronze.Subject, lane: Lane, out: Path, form: str) -> 
     pl = polars()
 
     def work() -> None:
-        quotes = pl.read_parquet(sum(subject.paths(lane), []), hive_partitioning=False).drop("info_json", strict=False)
+        quotes = pl.read_parquet(list(itertools.chain(*subject.paths(lane))), hive_partitioning=False).drop(
+            "info_json", strict=False
+        )
         quotes = quotes.unique(maintain_order=True).sort("capture_ts", "timestamp", maintain_order=True)
         quotes = quotes.with_columns(
             at=pl.col("capture_ts").dt.replace_time_zone(None),
@@ -197,7 +204,10 @@ def polars_bars(files: dict[str, list[str]], durations: tuple[int, ...], out: Pa
         ]  # fmt: skip
 
     def returns() -> list[Any]:
-        return [(pl.col("log_return") ** 2).sum().alias("realized_variance"), pl.col("log_return").var().alias("return_variance")]
+        return [
+            (pl.col("log_return") ** 2).sum().alias("realized_variance"),
+            pl.col("log_return").var().alias("return_variance"),
+        ]
 
     def means(**columns: str) -> list[Any]:
         return [pl.col(column).mean().alias(name) for name, column in columns.items()]
@@ -237,7 +247,9 @@ def polars_bars(files: dict[str, list[str]], durations: tuple[int, ...], out: Pa
                 rows = rows.with_columns(held=held.dt.total_microseconds().clip(upper_bound=300_000_000))
             for duration in durations:
                 bars = rows.group_by_dynamic("clock_ts", every=f"{duration}s").agg(aggregates[channel])
-                bars.write_parquet(out / f"polars-{channel}-{duration}.parquet", compression="zstd", compression_level=1)
+                bars.write_parquet(
+                    out / f"polars-{channel}-{duration}.parquet", compression="zstd", compression_level=1
+                )
 
     return work
 

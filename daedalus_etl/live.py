@@ -91,6 +91,9 @@ class Visible:
                     seen.segments[segment.path] = segment, facts
                     seen.last = max(seen.last, facts.span(lane).max_clock)
                     newest = max(newest, segment.mtime_ns)
+                for segment in bronze.listing(there):
+                    if segment.path in self.catalog.bad:
+                        seen.waiting[segment.path] = segment.key, -1  # put aside: until it changes
         if not seen.segments:
             seen.last = bronze.last_clock()
             newest = max((s.mtime_ns for s, _ in bronze.during(bronze.last_hour())), default=0)
@@ -351,7 +354,7 @@ class LiveHours:
             self.live.late(self, low // HOUR_US)
         if one.facts.span(one.lane).max_clock >= self.at:
             channel = one.lane.channel
-            there = [x for x in self.near[channel] if x[0].path != one.segment.path]
+            there = [x for x in self.near.get(channel, ()) if x[0].path != one.segment.path]
             self.near[channel] = audit.segment_order([*there, (one.segment, one.facts)])
         if low < self.at and high >= start:
             self.back = min(max(low, start), self.back if self.back is not None else self.at)

@@ -80,6 +80,7 @@ class PreparedWalk(Walk):
         for name in self.inputs:
             self.engine.bind(**dict.fromkeys(BOUNDS, 0))
             plain = self.graph.render(self.graph.models[name], self._over_tables(self.engine.bound, carries=False))[0]
+            plain = self._taken(name, plain)
             for table in (_table(name), _carried(name), f"next_{_carried(name)}"):
                 self.engine.table(table, f"select * from (\n{plain}\n) limit 0")
         self._prepare()
@@ -90,9 +91,10 @@ class PreparedWalk(Walk):
         for name in self.inputs:
             table, carried = _table(name), _carried(name)
             (bronze,) = self.graph.render(self.graph.models[name], over)
-            self._note(f"fill_{table}", f"insert into {table} {bronze}")
+            self._note(f"fill_{table}", f"insert into {table} {self._taken(name, bronze)}")
             self._note(f"carry_{table}", f"insert into next_{carried} {self._carry_sql(name, '$edge::bigint')}")
-            self._note(f"count_{table}", COUNTED.format(table))
+            if name == f"bronze.{self.model.channel}":
+                self._note(f"count_{table}", COUNTED.format(table))
         statements = self.graph.render(self.model, over)
         if self.kernel is None:
             # planned anew in each step, which costs little of it: prepared, an ASOF JOIN that runs a second time with

@@ -259,6 +259,10 @@ class Walk:
 
     def _bronze(self, name: str, files: Files) -> str:
         (statement,) = self.graph.render(self.graph.models[name], self._context(files))
+        return self._taken(name, statement)
+
+    def _taken(self, name: str, statement: str) -> str:
+        """Of a bronze model's columns those that this model takes; all if it does not say."""
         takes = self.model.config.get("takes", {}).get(name)
         return f"select {', '.join(takes)} from (\n{statement}\n) as taken" if takes else statement
 

@@ -266,6 +266,7 @@ class Session:
         self.jobs: dict[Lane, Job] = {}
         self.closing: Lane | None = None
         self.stumbled = False
+        self.bad: dict[str, tuple[int, int] | None] = {}  # segments that were put aside, and what tells their content
 
     def close(self) -> None:
         self.bell.close()
@@ -530,6 +531,12 @@ class Session:
 
     def _look(self, seconds: float) -> None:
         found = self.lookout.look(seconds)
+        for path, key in list(self.bad.items()):
+            if _key(path) != key:  # written over in place: its folder does not show it
+                del self.bad[path]
+                segment = catalog.describe(path, self.profile.data)
+                self.watch.beat.quarantined = [one for one in self.watch.beat.quarantined if one[0] != segment]
+                self._changed([path])
         fresh = {lane for lane in found.lanes if lane not in self.survey.with_bronze}
         if fresh:
             self._enter(fresh)
@@ -603,6 +610,10 @@ class Session:
             self.behind[lane, details["model"]] = details["behind"]
             self.proved[lane] = details["proved"]
             self._job(lane, details["hour"])
+        elif event == "quarantined":
+            path = str(self.profile.data / details["segment"])
+            self.bad[path] = _key(path)
+            watch.hear(event, details)
         elif event == "late" or event == "restage":
             self._job(details["lane"], details["hour"], open_days=True)
         else:
@@ -669,6 +680,14 @@ class Session:
         elif lane in self.mine:
             self.live[self.mine[lane]].ask("closed", lane)
             self._pulse(self.live[self.mine[lane]])
+
+
+def _key(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path, follow_symlinks=False)
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 def _share(lane: Lane, among: int, variables: Mapping[str, Any]) -> int:
