@@ -106,7 +106,7 @@ class Subject:
 
     def publish(self, lane: Lane, *select: str) -> runner.Report:
         """Bring the lane's models up to date in this process, all partitions anew. Its segments are audited once."""
-        start, end = self.span(lane)
+        _, end = self.span(lane)
         selection = runner.Selection(
             models=select, exchanges=(lane.exchange,), symbols=(lane.symbol,), end=end, full_refresh=True
         )

@@ -157,5 +157,3 @@ def compiling(settings: Any) -> Measured:
                 times.append(json.loads(done.stdout))
     extra = sorted(c - w for c, w in zip(cold, warm, strict=True))
     return Measured(extra[len(extra) // 2], "s", cold, warm)
-
-

@@ -413,7 +413,9 @@ def test_sums_over_lists_run_from_the_first_element_to_the_last(con: duckdb.Duck
 
 def test_an_inner_product_refuses_a_null_in_another_rows_list(con: duckdb.DuckDBPyConnection) -> None:
     """Hence NaN for a missing price in bronze.orderbook."""
-    con.execute("create table t as select * from (values (1, [1.0::double, 2.0]), (2, [null, 3.0::double])) as v (i, x)")
+    con.execute(
+        "create table t as select * from (values (1, [1.0::double, 2.0]), (2, [null, 3.0::double])) as v (i, x)"
+    )
     with pytest.raises(duckdb.InvalidInputException, match="NULL"):
         con.execute("select list_inner_product(x[2:], x[2:]) from t").fetchall()
     clean = "list_transform(x, lambda e: coalesce(e, 'nan'::double))"
