@@ -63,27 +63,29 @@ def at_least(limit: float) -> dict[str, object]:
     return {"target": f">= {limit:,g}", "reaches": lambda value: value >= limit}
 
 
-# fmt: off
+def figure(name: str, work: str, yardstick: str, run: object, limit: dict[str, object] | None = None) -> Figure:
+    return Figure(name, work, yardstick, run=run, **(limit or {"target": "", "reaches": lambda value: True}))  # type: ignore[arg-type]
+
+
 FIGURES = (
-    Figure("books", "order book lane, bronze to silver, all columns", "floor: Arrow read of the bronze + write of the silver",
-           run=books.against_floor, **at_most(1.5)),
-    Figure("rows", "the same, rows/s a core", "the predecessor's 3,700 rows/s", run=books.rows_a_second, **at_least(55_000)),
-    Figure("trades", "trades lane to silver, 5 windows", "Polars, read and write included", run=windows.trades, **at_most(5)),
-    Figure("trades-range", "the same", "the same model with RANGE frames", run=windows.trades_range, **at_most(0.2)),
-    Figure("ticker", "ticker lane to silver, 5 windows", "Polars, read and write included", run=windows.ticker, **at_most(5)),
-    Figure("bars", "bars of a symbol from silver, 4 durations", "Polars group_by_dynamic", run=windows.bars, **at_most(4)),
-    Figure("kernel", "order book kernel, arrays in memory", "the same formulas in C, gcc -O3", run=kernel.against_c, **at_most(1.3)),
-    Figure("day", "24 h of one lane", "1 h", run=processes.day, **at_most(25)),
-    Figure("pool", "speed-up of 2 workers on 8 lanes", "that of two floor processes", run=processes.pool, **at_least(0.9)),
-    Figure("memory", "all processes, pi4, 2 workers", "1 GB", run=processes.peak, **at_most(1000)),
-    Figure("help", "daedalus --help, CPU", "", run=processes.start("--help"), **at_most(0.15)),
-    Figure("ls", "daedalus ls, CPU", "", run=processes.start("ls"), **at_most(0.4)),
-    Figure("compile", "first run of a fresh install", "later ones", run=processes.compiling, **at_most(15)),
-    Figure("layers", "one hour of books, step by step", "", target="", reaches=lambda value: True, run=books.layers),
-    Figure("parquet", "silver of books, written from memory", "other options", target="", reaches=lambda value: True,
-           run=books.parquet),
-)  # type: ignore[arg-type]
-# fmt: on
+    figure("books", "order book lane, bronze to silver, all columns",
+           "floor: Arrow read of the bronze + write of the silver", books.against_floor, at_most(1.5)),
+    figure("rows", "the same, rows/s a core", "the predecessor's 3,700 rows/s", books.rows_a_second, at_least(55_000)),
+    figure("trades", "trades lane to silver, 5 windows", "Polars, read and write included", windows.trades, at_most(5)),
+    figure("trades-range", "the same", "the same model with RANGE frames", windows.trades_range, at_most(0.2)),
+    figure("ticker", "ticker lane to silver, 5 windows", "Polars, read and write included", windows.ticker, at_most(5)),
+    figure("bars", "bars of a symbol from silver, 4 durations", "Polars group_by_dynamic", windows.bars, at_most(4)),
+    figure("kernel", "order book kernel, arrays in memory", "the same formulas in C, gcc -O3", kernel.against_c,
+           at_most(1.3)),
+    figure("day", "24 h of one lane", "1 h", processes.day, at_most(25)),
+    figure("pool", "speed-up of 2 workers on 8 lanes", "that of two floor processes", processes.pool, at_least(0.9)),
+    figure("memory", "all processes, pi4, 2 workers", "1 GB", processes.peak, at_most(1000)),
+    figure("help", "daedalus --help, CPU", "", processes.start("--help"), at_most(0.15)),
+    figure("ls", "daedalus ls, CPU", "", processes.start("ls"), at_most(0.4)),
+    figure("compile", "first run of a fresh install", "later ones", processes.compiling, at_most(15)),
+    figure("layers", "one hour of books, step by step", "", books.layers),
+    figure("parquet", "silver of books, written from memory", "other options", books.parquet),
+)  # fmt: skip
 LONG = ("day", "pool", "memory", "parquet")  # not unless asked for
 
 

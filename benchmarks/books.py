@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ PREDECESSOR = 3700  # rows/s, on the machine of docs/performance.md
 
 
 def floor_of(subject: bronze.Subject, lane: Lane, out: Path) -> Callable[[], None]:
-    """Read the lane's bronze (books, and the trades beside them) through an Arrow reader, and write its silver rows from
-    memory: by DuckDB, on one thread, with the product's Parquet options, an hour a file."""
+    """Read the lane's bronze (books, and the trades beside them) through an Arrow reader, and write its silver rows
+    from memory: by DuckDB, on one thread, with the product's Parquet options, an hour a file."""
     con = connect(subject.profile.memory_limit, None)
     hours = [con.execute("select * from read_parquet($1, hive_partitioning = false)", [[path]]).to_arrow_table()
              for path in subject.published("silver.orderbook")]  # fmt: skip
@@ -163,6 +163,7 @@ def parquet(settings: Any) -> Measured:
         ).to_arrow_table()
         con.register("silver", rows)
         found = {}
+        target = str(root / "out.parquet")
         for version in ("v1", "v2"):
             for level in (1, 3):
                 for limit in ("", ", dictionary_size_limit 128"):
@@ -170,14 +171,13 @@ def parquet(settings: Any) -> Measured:
                         f"format parquet, compression zstd, compression_level {level}, parquet_version {version}, "
                         f"row_group_size {subject.profile.parquet.get('row_group_size', 61440)}{limit}"
                     )
-                    target = str(root / "out.parquet")
-                    times = in_turn({"": lambda o=options, t=target: _write(con, o, t)}, min(settings.repeats, 3))[""]
+                    times = in_turn({"": partial(_write, con, options, target)}, min(settings.repeats, 3))[""]
                     size = Path(target).stat().st_size
                     found[f"{version}, zstd {level}{limit}"] = (
                         f"{statistics.median(times) / rows.num_rows * 1e6:.2f} us and "
                         f"{size / rows.num_rows:.0f} bytes a row"
                     )
-        own = in_turn({"": lambda: _write(con, bronze.parquet_options(subject.profile), target)}, settings.repeats)[""]
+        own = in_turn({"": partial(_write, con, bronze.parquet_options(subject.profile), target)}, settings.repeats)[""]
         return Measured(statistics.median(own) / rows.num_rows * 1e6, "us a row", own, (), found)
 
 

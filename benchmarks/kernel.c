@@ -360,7 +360,7 @@ static double level_flow(double price, double size, double last_price, double la
 static void close_bucket(Lane *s, i64 *bucket, i64 buckets, i64 net) {
     bucket[s->full % buckets] = net < 0 ? -net : net;
     s->full++;
-    s->net = s->fill = 0;
+    s->net = s->fill = s->valued = 0;
 }
 
 static void fill_buckets(Lane *s, i64 *bucket, i64 buckets, double amount, i64 sign, i64 volume) {
@@ -554,10 +554,10 @@ i64 walk(Lane *s, i64 n, const i64 *clock, const i64 *origin, const uint8_t *is_
         }
         if (s->seen > 0 && s->full > 0) {
             i64 filled = s->full < buckets ? s->full : buckets;
-            if (s->valued != s->full) {
+            if (!s->valued) {
                 double total = 0.0;
                 for (i64 b = s->full - filled; b < s->full; b++) total += (double)bucket[b % buckets];
-                s->valued = s->full;
+                s->valued = 1;
                 s->vpin = total / ((double)filled * (double)volume);
             }
             OUT(c + 15) = s->vpin;

@@ -101,7 +101,7 @@ def table(rows: Sequence[tuple[Figure, Measured | str]]) -> str:
             lines.append((figure.name, figure.work, figure.yardstick, "", figure.target, f"not measured: {found}"))
         else:
             shown = f"{found.value:,.2f} {found.unit}" if found.value < 1000 else f"{found.value:,.0f} {found.unit}"
-            verdict = "reached" if figure.reaches(found.value) else "MISSED"
+            verdict = "" if not figure.target else "reached" if figure.reaches(found.value) else "MISSED"
             lines.append((figure.name, figure.work, figure.yardstick, shown, figure.target, verdict))
     widths = [max(len(line[i]) for line in lines) for i in range(5)]
     text = ["  ".join([*(cell.ljust(w) for cell, w in zip(line, widths, strict=False)), line[5]]) for line in lines]

@@ -7,7 +7,6 @@ records of what is in, no fsync; and its windows take in later rows of the same 
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +27,10 @@ def polars() -> Any:
     except ImportError:
         raise CannotMeasureError("Polars is not there: pip install 'daedalus-etl[bench]'") from None
     return pl
+
+
+def flat(hours: list[list[str]]) -> list[str]:
+    return [path for hour in hours for path in hour]
 
 
 def _rolled(pl: Any, rows: Any, sums: dict[str, Any], form: str) -> Any:
@@ -56,8 +59,9 @@ def polars_trades(subject: bronze.Subject, lane: Lane, out: Path, form: str) -> 
 
     def work() -> None:
         trades = pl.read_parquet(
-            list(itertools.chain(*subject.paths(lane))),
-            columns=["collected_at", "capture_ts", "timestamp", "trade_id", "side", "price", "amount", "cost", "exchange", "symbol"],
+            flat(subject.paths(lane)),
+            columns=["collected_at", "capture_ts", "timestamp", "trade_id", "side", "price", "amount", "cost",
+                     "exchange", "symbol"],
             hive_partitioning=False,
         )  # fmt: skip
         trades = trades.unique(maintain_order=True).sort("capture_ts", "timestamp", "trade_id", maintain_order=True)
@@ -66,9 +70,7 @@ def polars_trades(subject: bronze.Subject, lane: Lane, out: Path, form: str) -> 
         ).set_sorted("at")
         if books is not None:
             mids = pl.read_parquet(
-                list(itertools.chain(*subject.paths(books))),
-                columns=["capture_ts", "bids", "asks"],
-                hive_partitioning=False,
+                flat(subject.paths(books)), columns=["capture_ts", "bids", "asks"], hive_partitioning=False
             )
             mids = mids.select(
                 at=pl.col("capture_ts").dt.replace_time_zone(None), mid_before=(best("bids") + best("asks")) / 2
@@ -104,9 +106,7 @@ def polars_ticker(subject: bronze.Subject, lane: Lane, out: Path, form: str) -> 
     pl = polars()
 
     def work() -> None:
-        quotes = pl.read_parquet(list(itertools.chain(*subject.paths(lane))), hive_partitioning=False).drop(
-            "info_json", strict=False
-        )
+        quotes = pl.read_parquet(flat(subject.paths(lane)), hive_partitioning=False).drop("info_json", strict=False)
         quotes = quotes.unique(maintain_order=True).sort("capture_ts", "timestamp", maintain_order=True)
         quotes = quotes.with_columns(
             at=pl.col("capture_ts").dt.replace_time_zone(None),
@@ -221,8 +221,8 @@ def polars_bars(files: dict[str, list[str]], durations: tuple[int, ...], out: Pa
                    mean_ask_depth="total_ask_depth", mean_smart_depth_imbalance="smart_depth_imbalance"),
             pl.col("spread").min().alias("min_spread"), pl.col("spread").max().alias("max_spread"),
             pl.col("ofi").sum().alias("sum_ofi"), pl.col("mlofi").sum().alias("sum_mlofi"),
-            ((pl.col("relative_spread") * pl.col("held")).sum() / pl.col("held").sum()).alias("tw_mean_relative_spread"),
-            ((pl.col("mid_price") * pl.col("held")).sum() / pl.col("held").sum()).alias("tw_mean_mid"),
+            *(((pl.col(value) * pl.col("held")).sum() / pl.col("held").sum()).alias(f"tw_mean_{name}")
+              for name, value in (("relative_spread", "relative_spread"), ("mid", "mid_price"))),
         ],
         "trades": [
             *path("price"), *returns(), pl.len().alias("trade_count"), pl.col("amount").sum().alias("volume"),
@@ -232,7 +232,8 @@ def polars_bars(files: dict[str, list[str]], durations: tuple[int, ...], out: Pa
         ],
         "ticker": [
             *path("mid_price"), pl.len().alias("tick_count"),
-            *means(mean_spread="spread", mean_relative_spread="relative_spread", mean_volume_imbalance="volume_imbalance"),
+            *means(mean_spread="spread", mean_relative_spread="relative_spread",
+                   mean_volume_imbalance="volume_imbalance"),
             pl.col("spread").min().alias("min_spread"), pl.col("spread").max().alias("max_spread"),
         ],
     }  # fmt: skip

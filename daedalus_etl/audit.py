@@ -236,15 +236,20 @@ def _look_inside(
             select {", ".join(columns)}, file_row_number from read_parquet($1, hive_partitioning = false)
         ),
         clocked as (
-            select *, {_clock(variables, found)} as clock_us from rows
+            select
+                *,
+                {_clock(variables, found)} as clock_us,
+                collected_at::double / nullif(capture_us / 1000, 0) as collected_ratio,
+                timestamp::double / nullif(capture_us / 1000, 0) as timestamp_ratio
+            from rows
         )
         select
             exchange, symbol, count(*), min(clock_us), max(clock_us),
             list_sort(list(distinct floor(clock_us / 3600000000)::bigint)),
             count(capture_us), min(capture_us), max(capture_us),
             count(*) filter (where {off}),
-            count(collected_at), count(*) filter (where {_off_by_thousand("collected_at")}),
-            count(timestamp), count(*) filter (where {_off_by_thousand("timestamp")}),
+            count(collected_at), count(*) filter (where {_off_by_thousand("collected_ratio")}),
+            count(timestamp), count(*) filter (where {_off_by_thousand("timestamp_ratio")}),
             min(file_row_number), arg_min(capture_us, file_row_number)
         from clocked
         group by exchange, symbol
@@ -325,12 +330,11 @@ def last_clock(
     return max(clocks, default=None)
 
 
-def _off_by_thousand(name: str) -> str:
-    """Is a time in ms 500 to 2,000 times capture_ts, or the inverse (microseconds, seconds), or that again
-    (nanoseconds)?"""
-    ratio = f"({name}::double / nullif(capture_us / 1000, 0))"
-    ranges = ((500, 2000), (0.0005, 0.002), (500_000, 2_000_000))
-    return " or ".join(f"{ratio} between {low} and {high}" for low, high in ranges)
+def _off_by_thousand(ratio: str) -> str:
+    """Is a time in ms, over capture_ts in ms, 500 to 2,000 times too large or small (microseconds, seconds), or that
+    again (nanoseconds)?"""
+    ranges = (("500", "2000"), ("0.0005", "0.002"), ("500000", "2000000"))
+    return " or ".join(f"{ratio} between {low}::double and {high}::double" for low, high in ranges)
 
 
 def is_unreadable(con: duckdb.DuckDBPyConnection, segment: Segment, facts: Facts) -> str:

@@ -94,7 +94,7 @@ LARGEST = 4503599627370496.0  # 2**52: a larger term's square would not fit the 
 MISSING_ORDER, BAD_CLOCK = flow.MISSING_ORDER, flow.BAD_CLOCK
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _level_flow(price, size, last_price, last_size, direction):
     """One side's part of e_n (Cont, Kukanov, Stoikov 2014); direction 1 for bids, -1 for asks."""
     change = (price - last_price) * direction
@@ -105,18 +105,18 @@ def _level_flow(price, size, last_price, last_size, direction):
     return size - last_size
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _bounded(x):
     return x if abs(x) <= LARGEST else np.nan
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _y(row, which):
     """The regressor of regression `which` (0 Kyle, 1 OFI beta)."""
     return row[NET] if which == 0 else row[OFI]
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _terms(row, terms, first, last):
     """What the row adds to the sums: terms[first:last], NaN where it adds nothing. `first` and `last` stand between the
     groups of terms: rolling, slopes and centre of gravity, depth, the two regressions."""
@@ -141,13 +141,13 @@ def _terms(row, terms, first, last):
             terms[e + 6], terms[e + 7] = exact.product(terms[e + 1], terms[e + 1])
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _queue_value(ring, q, seq):
     row = ring[seq & (ring.shape[0] - 1)]["row"]
     return row[RETURN] if q & 2 else _y(row, q >> 2)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _enqueue(s, ring, which, seq):
     """Queues of a regression, in order: least y, greatest y, least x, greatest x."""
     mask = ring.shape[0] - 1
@@ -164,7 +164,7 @@ def _enqueue(s, ring, which, seq):
         ends[q, 1] = last + 1
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _is_constant(s, ring, q):
     """Do the values between queues q (least) and q + 1 (greatest) differ by no more than 1e-9 of the largest?"""
     mask = ring.shape[0] - 1
@@ -173,7 +173,7 @@ def _is_constant(s, ring, q):
     return high - low <= 1e-9 * max(abs(low), abs(high))
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _count(counts, terms, first, last, by):
     """Count the row's slow fields and pairs among terms[first:last]."""
     for k in range(4):
@@ -186,7 +186,7 @@ def _count(counts, terms, first, last, by):
             counts[4 + k] += by
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy", inline="always")
 def remember(s, ring, nodes, clock, row):
     """Put a row (float64[FIELDS]) into every window. HELD is the counted time since the row before it, us."""
     mask = ring.shape[0] - 1
@@ -219,7 +219,7 @@ def remember(s, ring, nodes, clock, row):
     s["head"] += 1
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy", inline="always")
 def expire(s, ring, nodes, now):
     """Take out of every window the rows whose clock is at or before now - h."""
     mask = ring.shape[0] - 1
@@ -253,21 +253,21 @@ def expire(s, ring, nodes, now):
         s["tail"][w] = tail
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def recall(s, ring, nodes, clock, row):
     """Put saved rows back."""
     for i in range(clock.shape[0]):
         remember(s, ring, nodes, clock[i], row[i])
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _std(n, pair):
     """Sample standard deviation of n >= 2 values from pair = [sum(x), sum(x*x)]."""
     v = exact.centred(n, pair[1, 0], pair[1, 1], pair[0, 0], pair[0, 1], pair[0, 0], pair[0, 1])
     return np.sqrt(max(v, 0.0) / (np.float64(n) * np.float64(n - 1)))
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _regression(n, p):
     """Slope of x on y, and r2 (NaN if x does not vary), from pair = sums of x, y, xy, xx, yy."""
     covariance = exact.centred(n, p[2, 0], p[2, 1], p[0, 0], p[0, 1], p[1, 0], p[1, 1])
@@ -280,7 +280,7 @@ def _regression(n, p):
     return covariance / of_y, min((covariance / of_y) * (covariance / of_x), 1.0)
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True, error_model="numpy", inline="always")
 def _regime_shares(s, ring, now, out, column, i):
     """Share of the window's counted time spent tight and wide."""
     mask = ring.shape[0] - 1
@@ -300,7 +300,7 @@ def _regime_shares(s, ring, now, out, column, i):
         out[column + k - 1, i] = spent / counted
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True, error_model="numpy", inline="always")
 def _against_last(s, now, origin, mid, levels, i, max_staleness, out):
     """What compares a valid book with the last valid one; fills s.row and s.velocity, s.dt of this book.
 
@@ -342,7 +342,7 @@ def _against_last(s, now, origin, mid, levels, i, max_staleness, out):
     s["dt"], s["velocity"] = dt, velocity
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True, error_model="numpy", inline="always")
 def _interval(s, f, out, c, i):
     """The trades since the last valid book."""
     if f["seen"] > 0:
@@ -357,7 +357,7 @@ def _interval(s, f, out, c, i):
             f["mark"][side, limb] = f["total"][side, limb]
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True, error_model="numpy", inline="always")
 def _rolling(s, ring, out, i):
     """Sums, means and deviations of the rolling windows."""
     pair = s["pair"]
@@ -377,7 +377,7 @@ def _rolling(s, ring, out, i):
         out[c + 5, i] = spread / (s["head"] - s["tail"][w])
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True, error_model="numpy", inline="always")
 def _slow(s, ring, out, c, i):
     """Regressions, then means and deviations of the fields that have one window."""
     pair = s["pair"]
@@ -399,7 +399,7 @@ def _slow(s, ring, out, c, i):
             out[c + 5 + 2 * k if k < 3 else c + 10, i] = _std(n, pair)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def advance(s, ring, nodes, f, deals, bucket, books, trades, max_staleness, volume, out):
     """Walk a batch of books; returns how many trades were taken, or MISSING_ORDER / BAD_CLOCK.
 

@@ -21,7 +21,7 @@ _ONE = np.uint64(1)
 _ZERO = np.uint64(0)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy", forceinline=True)
 def add(total, k, x):
     """Add the finite double `x`, |x| < 2**127, to number `k` of `total` (uint64[n, 4]), in place."""
     bits = np.float64(x).view(np.uint64)
@@ -58,18 +58,18 @@ def add(total, k, x):
         part = high ^ fill if i == limb else fill
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def add_terms(total, target, terms, first, last, sign):
     """Add sign * terms[j] to number target[j], first <= j < last; NaN is no term.
 
-    One loop, one call of `add`: every further place that calls it is compiled again (40 s against 5).
+    One loop, one call of `add`, which is compiled into every place that calls it (a tenth of the kernel's time less).
     """
     for j in range(first, last):
         if terms[j] == terms[j]:
             add(total, target[j], sign * terms[j])
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def product(x, y):
     """x * y as an unevaluated sum: the rounded product and what its rounding lost (Dekker 1971)."""
     p = x * y
@@ -82,14 +82,14 @@ def product(x, y):
     return p, ((xh * yh - p) + xh * yl + xl * yh) + xl * yl
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _leading_zeros(v):
     """Of v > 0. The exponent of a double says it, if no bits below the top one can round it up."""
     bits = np.float64(v & ~(v >> _ONE)).view(np.uint64)
     return 1086 - np.int64(bits >> np.uint64(52))
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy", forceinline=True)
 def _round(a0, a1, a2, a3):
     """The double nearest to the number with these limbs (half to even)."""
     negative = (a3 >> np.uint64(63)) == _ONE
@@ -127,7 +127,7 @@ def _round(a0, a1, a2, a3):
     return -value if negative else value
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy", forceinline=True)
 def _minus(total, k, start, j):
     b0, b1, b2, b3 = start[j, 0], start[j, 1], start[j, 2], start[j, 3]
     a0, a1, a2, a3 = total[k, 0], total[k, 1], total[k, 2], total[k, 3]
@@ -145,20 +145,20 @@ def _minus(total, k, start, j):
     return d0, d1, d2, d3
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def value(total, k):
     """Number `k` of `total` as the nearest double."""
     return _round(total[k, 0], total[k, 1], total[k, 2], total[k, 3])
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def difference(total, k, start, j):
     """total[k] - start[j] as the nearest double."""
     d0, d1, d2, d3 = _minus(total, k, start, j)
     return _round(d0, d1, d2, d3)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def pairs(total, first, count, start, first_start, scratch, out):
     """total[first + j] - start[first_start + j], j < count, as unevaluated pairs high + low of 106 bits.
 
@@ -173,14 +173,14 @@ def pairs(total, first, count, start, first_start, scratch, out):
         out[j, 1] = value(scratch, 0)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _two_sum(x, y):
     s = x + y
     t = s - x
     return s, (x - (s - t)) + (y - t)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def centred(n, ab_high, ab_low, a_high, a_low, b_high, b_low):
     """n * sum(ab) - sum(a) * sum(b), in pairs of doubles (106 bits): n**2 times the population covariance.
 

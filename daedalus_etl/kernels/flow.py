@@ -24,8 +24,8 @@ FLOW = np.dtype(
         ("fill", np.int64),  # units in the open bucket
         ("net", np.int64),  # buys - sells in the open bucket, units
         ("full", np.int64),  # buckets filled since the lane's beginning
-        ("valued", np.int64),  # as many were full when this was VPIN:
         ("vpin", np.float64),
+        ("valued", np.int64),  # 1 while that is the value of the buckets as they are
         ("head", np.int64),  # ring position of the next trade
         ("total", np.uint64, (2, exact.LIMBS)),  # bought and sold since the ring's beginning
         ("mark", np.uint64, (2, exact.LIMBS)),  # the same at the last valid book
@@ -46,15 +46,16 @@ MISSING_ORDER = -2
 BAD_CLOCK = -3
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _close_bucket(f, bucket, net):
     bucket[f["full"] % bucket.shape[0]] = abs(net)
     f["full"] += 1
     f["net"] = 0
     f["fill"] = 0
+    f["valued"] = 0
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def fill_buckets(f, bucket, amount, sign, volume):
     """Add `amount` to VPIN's buckets of `volume` units of 1e-9; sign 0 counts half and half, so nets nothing."""
     units = np.rint(amount * 1e9)
@@ -79,22 +80,23 @@ def fill_buckets(f, bucket, amount, sign, volume):
     f["net"] = sign * rest
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True, error_model="numpy", inline="always")
 def vpin(f, bucket, volume):
     """sum |Vb - Vs| / (n V) over the last full buckets; NaN until the first is full. Most books find none filled since
     the last."""
     n = min(f["full"], np.int64(bucket.shape[0]))
     if n == 0:
         return np.nan
-    if f["valued"] != f["full"]:
+    if f["valued"] == 0:
         total = 0.0
         for i in range(f["full"] - n, f["full"]):  # oldest first: sums beyond 2**53 round
             total += np.float64(bucket[i % bucket.shape[0]])
-        f["valued"], f["vpin"] = f["full"], total / (np.float64(n) * np.float64(volume))
+        f["vpin"] = total / (np.float64(n) * np.float64(volume))
+        f["valued"] = 1
     return f["vpin"]
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def remember_trade(f, deals, clock, amount):
     """Put a known-side trade (amount + buy, - sell) into the ring."""
     deal = deals[f["head"] & (deals.shape[0] - 1)]
@@ -108,7 +110,7 @@ def remember_trade(f, deals, clock, amount):
     expire_trades(f, deals, clock)
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True, error_model="numpy", inline="always")
 def expire_trades(f, deals, now):
     """Move every window's tail to its first trade with a clock in (now - h, now]."""
     mask = deals.shape[0] - 1
@@ -120,7 +122,7 @@ def expire_trades(f, deals, now):
         f["tail"][w] = tail
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True, error_model="numpy", inline="always")
 def imbalances(f, deals, out, c, i):
     """tfi and trade_vol of every window into out[c + 2w], out[c + 2w + 1]."""
     for w in range(f["rolling"]):
@@ -134,7 +136,7 @@ def imbalances(f, deals, out, c, i):
             out[c + 2 * w, i] = (bought - sold) / (bought + sold)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def take(f, deals, bucket, volume, until, first, trades):
     """Take the trades from `first` on with a clock at or before `until`; returns the position of the next.
 
@@ -165,7 +167,7 @@ def take(f, deals, bucket, volume, until, first, trades):
     return i
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def recall(f, deals, clock, amount):
     """Put saved trades back."""
     for i in range(clock.shape[0]):

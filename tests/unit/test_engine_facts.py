@@ -420,3 +420,38 @@ def test_folders_change_places_in_one_step(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "one").iterdir()] == ["other"]
     assert files.can_exchange(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "other"]
+
+
+# -- lists of levels (decision 0020) --------------------------------------------------------------------------------
+
+
+def test_sums_over_lists_run_from_the_first_element_to_the_last(con: duckdb.DuckDBPyConnection) -> None:
+    """The same bits as a loop: features of books must not depend on how an engine groups additions."""
+    pick = random.Random(3)
+    for _ in range(200):
+        xs = [pick.uniform(0.1, 1e5) for _ in range(pick.randrange(1, 50))]
+        ys = [pick.uniform(0.1, 1e5) for _ in xs]
+        total = products = 0.0
+        for x, y in zip(xs, ys, strict=True):
+            total += x
+            products += x * y
+        found = con.execute("select list_sum($1::double[]), list_inner_product($1::double[], $2::double[])", [xs, ys])
+        assert found.fetchone() == (total, products)
+
+
+def test_an_inner_product_refuses_a_null_in_another_rows_list(con: duckdb.DuckDBPyConnection) -> None:
+    """Hence NaN for a missing price in bronze.orderbook."""
+    con.execute(
+        "create table t as select * from (values (1, [1.0::double, 2.0]), (2, [null, 3.0::double])) as v (i, x)"
+    )
+    with pytest.raises(duckdb.InvalidInputException, match="NULL"):
+        con.execute("select list_inner_product(x[2:], x[2:]) from t").fetchall()
+    clean = "list_transform(x, lambda e: coalesce(e, 'nan'::double))"
+    found = con.execute(f"select list_inner_product({clean}[2:], {clean}[2:]) from t order by i").fetchall()
+    assert found == [(4.0,), (9.0,)]
+
+
+def test_a_lead_over_input_order_needs_no_sort(con: duckdb.DuckDBPyConnection) -> None:
+    plan = con.execute("explain select row_number() over (), lead(i) over () from range(10) as r (i)").fetchall()[0][1]
+    assert "STREAMING_WINDOW" in plan
+    assert con.execute("select lead(i) over () from range(3) as r (i)").fetchall() == [(1,), (2,), (None,)]
