@@ -498,10 +498,11 @@ class Session:
             lane, hour, is_file = place
             if not is_file:
                 look = True
-            elif lane in self.mine and hour >= self._behind_of(lane):
-                by_follower.setdefault(self.live[self.mine[lane]], []).append(path)
             else:
                 self._late(lane, hour)
+                follower = self._follower(lane, hour)
+                if follower is not None:
+                    by_follower.setdefault(follower, []).append(path)
         if look:
             self._look(0.0)
         for hired, paths in by_follower.items():
@@ -541,10 +542,10 @@ class Session:
         if fresh:
             self._enter(fresh)
         for lane, hour, folder in found.hours:
-            if lane in self.mine and hour >= self._behind_of(lane):
-                self._pulse(self.live[self.mine[lane]], lookout.files_in(folder))
-            else:
-                self._late(lane, hour)
+            self._late(lane, hour)
+            follower = self._follower(lane, hour)
+            if follower is not None:
+                self._pulse(follower, lookout.files_in(folder))
         for channel in found.loose:
             for lane in self.todo:
                 if lane.channel == channel and lane in self.whole:
@@ -552,20 +553,27 @@ class Session:
         if self.bell.watch(self.lookout.to_watch()):
             again = self.lookout.look(0.0)  # what came between the old watches and the new ones
             for lane, hour, folder in again.hours:
-                if lane in self.mine and hour >= self._behind_of(lane):
-                    self._pulse(self.live[self.mine[lane]], lookout.files_in(folder))
-                else:
-                    self._late(lane, hour)
+                self._late(lane, hour)
+                follower = self._follower(lane, hour)
+                if follower is not None:
+                    self._pulse(follower, lookout.files_in(folder))
 
-    def _behind_of(self, lane: Lane) -> int:
-        """The first hour of a lane's bronze that somebody follows."""
-        needed = [hour for (one, _), hour in self.behind.items() if one in self.takers.get(lane, ()) or one == lane]
-        return min(needed, default=0)
+    def _open_hour(self, lane: Lane) -> int:
+        """The first hour of a lane that is not closed; -1 if it is not followed."""
+        return min((hour for (one, _), hour in self.behind.items() if one == lane), default=-1)
+
+    def _follower(self, lane: Lane, hour: int) -> Hired | None:
+        """Who follows this hour of a lane's bronze: with the lane itself, or with one that is made of it."""
+        for taker in self.takers.get(lane, ()):
+            if taker in self.mine and 0 <= self._open_hour(taker) <= hour:
+                return self.live[self.mine[taker]]
+        return None
 
     def _late(self, lane: Lane, hour: int) -> None:
-        """Something is new in an hour of a lane's bronze that nobody follows."""
+        """Something is new in an hour of a lane's bronze: a job for each lane made of it that is beyond that hour."""
         for taker in self.takers.get(lane, ()):
-            self._job(taker, hour, open_days=True)
+            if taker not in self.mine or hour < self._open_hour(taker):
+                self._job(taker, hour, open_days=True)
 
     def _job(self, lane: Lane, since: int, *, open_days: bool = False) -> None:
         if lane not in self.todo:
