@@ -118,12 +118,15 @@ def test_cycles_are_a_histogram_in_which_the_quiet_ones_can_be_told(measured: Me
 
 def test_memory_is_read_when_it_is_asked_for_and_a_process_that_ended_is_left_out(measured: Metrics) -> None:
     assert "daedalus_resident_bytes" not in scrape(measured)
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    measured.processes({"watch": os.getpid(), "worker-0": child.pid})
-    found = {labels["process"]: value for labels, value in scrape(measured)["daedalus_resident_bytes"]}
-    assert set(found) == {"watch", "worker-0"}
-    assert 1e6 < found["worker-0"] < found["watch"]
-    child.communicate(b"\n")
+    program = [sys.executable, "-c", "print('up', flush=True); input()"]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"up\n"  # before, it has hardly any memory
+        measured.processes({"watch": os.getpid(), "worker-0": child.pid})
+        found = {labels["process"]: value for labels, value in scrape(measured)["daedalus_resident_bytes"]}
+        assert set(found) == {"watch", "worker-0"}
+        assert 1e6 < found["worker-0"] < found["watch"]
+        child.communicate(b"\n")
     assert [labels for labels, _ in scrape(measured)["daedalus_resident_bytes"]] == [{"process": "watch"}]
 
 
