@@ -98,7 +98,7 @@ class PreparedWalk(Walk):
         statements = self.graph.render(self.model, over)
         if self.kernel is None:
             # planned anew in each step, which costs little of it: prepared, an ASOF JOIN that runs a second time with
-            # nothing to ask for ends the process (DuckDB 1.5.5; tests/unit/test_engine_facts.py)
+            # nothing to ask for ends the process (DuckDB 1.5.5)
             (self._shape,) = self.graph.render(self.model, self._over_tables(self.engine.bound))
             return
         ordered, shape = models.require_kernel_statements(self.model, statements)
