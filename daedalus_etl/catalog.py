@@ -312,26 +312,17 @@ def partition_name(start: int, by: str) -> str:
 
 def _lane_folders(root: Path) -> Iterator[tuple[str, str, str]]:
     """exchange, symbol and path of each folder exchange=E/symbol=S."""
-    for exchange in _folders(str(root), "exchange"):
-        for symbol in _folders(exchange, "symbol"):
+    for exchange in lanes.folders(str(root), "exchange"):
+        for symbol in lanes.folders(exchange, "symbol"):
             names = (path.rpartition("/")[2].partition("=")[2] for path in (exchange, symbol))
             yield *names, symbol  # type: ignore[misc]
 
 
 def _hour_folders(root: str) -> Iterator[str]:
-    for year in _folders(root, "year"):
-        for month in _folders(year, "month"):
-            for day in _folders(month, "day"):
-                yield from _folders(day, "hour")
-
-
-def _folders(path: str, key: str) -> list[str]:
-    """The folders `key=...` in a folder, by name; links are not followed."""
-    try:
-        with os.scandir(path) as entries:
-            return sorted(e.path for e in entries if e.name.startswith(f"{key}=") and e.is_dir(follow_symlinks=False))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    for year in lanes.folders(root, "year"):
+        for month in lanes.folders(year, "month"):
+            for day in lanes.folders(month, "day"):
+                yield from lanes.folders(day, "hour")
 
 
 def _holds_parquet(folder: str) -> bool:

@@ -160,6 +160,24 @@ def segments(
                 yield Segment(entry.path, channel, size, mtime, values)
 
 
+def key_of(path: str) -> tuple[int, int] | None:
+    """A file's size and time, as `Segment.key`; None if it is not there."""
+    try:
+        status = os.stat(path, follow_symlinks=False)
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def folders(path: str, key: str) -> list[str]:
+    """The folders `key=...` in a folder, by name; links are not followed."""
+    try:
+        with os.scandir(path) as entries:
+            return sorted(e.path for e in entries if e.name.startswith(f"{key}=") and e.is_dir(follow_symlinks=False))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def _partition_of(name: str) -> dict[str, str]:
     key, sign, value = name.partition("=")
     return {key: value} if sign and key in KEYS else {}

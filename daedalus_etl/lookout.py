@@ -14,7 +14,6 @@ from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from daedalus_etl import lanes
 from daedalus_etl.errors import DaedalusError
@@ -39,12 +38,12 @@ class _Lane:
     def __init__(self) -> None:
         self.newest: dict[str, tuple[int, int]] = {}  # path -> hour, time
         self.hours, self.times = array("q"), array("q")  # the older ones
-        self.odd: dict[str, int] = {}  # older ones whose names are not ours: path -> time
+        self.odd: dict[str, tuple[int, int]] = {}  # older ones whose names are not ours, as `newest`
 
     def paths(self, root: str) -> Iterator[tuple[str, int]]:
         """The older folders, and their times."""
         for hour, time in zip(self.hours, self.times, strict=True):
-            yield f"{root}/{lanes.partition_path('e', 's', hour * HOUR_US).split('/', 2)[2]}", time
+            yield _usual(root, hour), time
 
 
 class Lookout:
@@ -57,11 +56,11 @@ class Lookout:
         self._turn: Iterator[None] | None = None
 
     def begin(self) -> Changes:
-        """See everything, once."""
+        """See everything, once: all of it is new."""
         found = Changes()
         for channel, root in self.roots.items():
             self._enter(channel, root, (), found)
-        return Changes()
+        return found
 
     def look(self, seconds: float) -> Changes:
         """Look at the newest hours, and at as many of the others as belong to so many seconds."""
@@ -74,6 +73,9 @@ class Lookout:
         self._sweep(math.ceil(count * seconds / SWEPT_IN), found)
         return found
 
+    def _folder(self, lane: Lane) -> str:
+        return f"{self.roots[lane.channel]}/exchange={lane.exchange}/symbol={lane.symbol}"
+
     # -- the newest -------------------------------------------------------------------------------------------
 
     def _look_above(self, channel: str, path: str, values: tuple[str, ...], found: Changes) -> None:
@@ -82,11 +84,11 @@ class Lookout:
             self._enter(channel, path, values, found)
         if len(values) >= 2 or not os.path.isdir(path):
             return
-        for child in _children(path, LEVELS[len(values)]):
+        for child in lanes.folders(path, LEVELS[len(values)]):
             self._look_above(channel, child, (*values, _value(child)), found)
 
     def _look_at_newest(self, lane: Lane, known: _Lane, found: Changes) -> None:
-        root = f"{self.roots[lane.channel]}/exchange={lane.exchange}/symbol={lane.symbol}"
+        root = self._folder(lane)
         above: dict[str, tuple[str, ...]] = {}
         for path in known.newest:
             parts = path[len(root) + 1 :].split("/")
@@ -121,18 +123,18 @@ class Lookout:
                     self._enter(*place, self._found)
             yield
         for lane, known in list(self._lanes.items()):
-            root = f"{self.roots[lane.channel]}/exchange={lane.exchange}/symbol={lane.symbol}"
+            root = self._folder(lane)
             for k, (path, time) in enumerate(known.paths(root)):
                 now = _time(path)
                 if now != time and k < len(known.hours):
                     known.times[k] = now
                     self._found.hours.append((lane, known.hours[k], path))
                 yield
-            for path, time in list(known.odd.items()):
+            for path, (hour, time) in list(known.odd.items()):
                 now = _time(path)
                 if now != time:
-                    known.odd[path] = now
-                    self._found.hours.append((lane, _hour(path), path))
+                    known.odd[path] = hour, now
+                    self._found.hours.append((lane, hour, path))
                 yield
 
     def _place(self, path: str) -> tuple[str, str, tuple[str, ...]] | None:
@@ -169,7 +171,7 @@ class Lookout:
                 found.loose.add(channel)
 
     def _add(self, lane: Lane, path: str, found: Changes) -> None:
-        hour = _hour(path)
+        hour = hour_of(path)
         if hour is None:
             return
         if lane not in self._lanes:
@@ -178,16 +180,14 @@ class Lookout:
         known = self._lanes[lane]
         if path in known.newest or path in known.odd:
             return
-        time = _time(path)
+        time, root = _time(path), self._folder(lane)
         if self._is_old(known, hour):
-            root = f"{self.roots[lane.channel]}/exchange={lane.exchange}/symbol={lane.symbol}"
-            if self._knows(known, root, hour, path):
+            if path == _usual(root, hour) and hour in known.hours:
                 return
             self._put_old(known, root, hour, path, time)
         else:
             known.newest[path] = hour, time
             newest = max(one for one, _ in known.newest.values())
-            root = f"{self.roots[lane.channel]}/exchange={lane.exchange}/symbol={lane.symbol}"
             for other, (one, when) in list(known.newest.items()):
                 if one <= newest - NEWEST:
                     del known.newest[other]
@@ -199,16 +199,12 @@ class Lookout:
         return bool(known.newest) and hour <= max(one for one, _ in known.newest.values()) - NEWEST
 
     @staticmethod
-    def _knows(known: _Lane, root: str, hour: int, path: str) -> bool:
-        return path == _usual(root, hour) and hour in known.hours
-
-    @staticmethod
     def _put_old(known: _Lane, root: str, hour: int, path: str, time: int) -> None:
         if path == _usual(root, hour):
             known.hours.append(hour)
             known.times.append(time)
         else:
-            known.odd[path] = time
+            known.odd[path] = hour, time
 
     def to_watch(self) -> list[str]:
         """The folders to be told of: as many of the newest hours as a quarter of the system's watches allows."""
@@ -288,7 +284,8 @@ def _usual(root: str, hour: int) -> str:
     return f"{root}/{lanes.partition_path('e', 's', hour * HOUR_US).split('/', 2)[2]}"
 
 
-def _hour(path: str) -> Any:
+def hour_of(path: str) -> int | None:
+    """The hour, since the epoch, that a folder's last four parts name; None if they name none."""
     try:
         start = lanes.hour_of(lanes.parse_path("/".join(path.split("/")[-4:])))
     except DaedalusError:
@@ -305,11 +302,3 @@ def _time(path: str) -> int:
         return os.stat(path).st_mtime_ns
     except OSError:
         return 0
-
-
-def _children(path: str, key: str) -> list[str]:
-    try:
-        with os.scandir(path) as entries:
-            return sorted(e.path for e in entries if e.name.startswith(f"{key}=") and e.is_dir(follow_symlinks=False))
-    except (FileNotFoundError, NotADirectoryError):
-        return []

@@ -266,7 +266,7 @@ class _Hours:
             raise
         for segments in found.values():
             for segment, _ in segments:
-                if _key(segment.path) != segment.key:
+                if lanes.key_of(segment.path) != segment.key:
                     raise _ChangedError(self.scope.describe(segment.path))
         return counts, found
 
@@ -290,7 +290,7 @@ class _Hours:
         with connect(limits.share_of(self.scope.profile) // 2, None) as con:
             for channel, segments in found.items():
                 for segment, facts in segments:
-                    if _key(segment.path) != segment.key:
+                    if lanes.key_of(segment.path) != segment.key:
                         changed = True
                         continue
                     reason = audit.is_unreadable(con, segment, facts)
@@ -492,14 +492,6 @@ class _Bars:
 def _is_only_chained(step: Step) -> bool:
     """Is what came before it all that speaks for making it again? That may have come out as it was."""
     return step.reason == plan.CHAINED
-
-
-def _key(path: str) -> tuple[int, int] | None:
-    try:
-        status = os.stat(path, follow_symlinks=False)
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns
 
 
 def _listed(partitions: list[str]) -> str:

@@ -39,18 +39,19 @@ class Selection:
     full_refresh: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Reach:
     """Which part of a lane is meant, for who watches it: hours since the epoch.
 
-    Hours from `since` on, before `behind`, which is still open; a row with a clock of `proved` us has been seen. Days
-    whose bars have not all ended are left alone, unless `open_days`: then they are made up to `behind`, and handed on.
+    Hours from `since` on, before `behind`, which is still open; a row with a clock of `proved` us has been seen. If the
+    lane is `followed`, days whose bars have not all ended are left to who follows it, unless `open_days`: then they are
+    made up to `behind`, and handed on.
     """
 
     since: int | None = None
     behind: int | None = None
     proved: int | None = None
-    models: frozenset[str] | None = None
+    followed: bool = True
     open_days: bool = False
 
 
@@ -118,8 +119,7 @@ class Scope:
 
     def models_of(self, lane: Lane) -> list[Model]:
         """The chosen models that walk a lane's channel, inputs first."""
-        only = self.reach.models
-        return [m for m in self.chosen if m.channel == lane.channel and (only is None or m.name in only)]
+        return [model for model in self.chosen if model.channel == lane.channel]
 
     def variables(self, lane: Lane) -> dict[str, Any]:
         return self.profile.for_lane(lane.exchange, lane.symbol)
@@ -420,7 +420,7 @@ def gold(scope: Scope, model: Model, lane: Lane) -> Iterator[Day]:
             name = catalog.partition_name(start, "day")
             record = own.get(name)
             until = min(last, ended)
-            if reach.behind is not None and ended > reach.behind * HOUR_US:
+            if duration and reach.followed and reach.behind is not None and ended > reach.behind * HOUR_US:
                 if reach.open_days:
                     paths = tuple(o.path for r in used for o in r.outputs)
                     edge = reach.behind * HOUR_US

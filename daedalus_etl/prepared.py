@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from daedalus_etl import models
 from daedalus_etl.audit import SCHEMAS
 from daedalus_etl.engine import Engine, raw_relation
-from daedalus_etl.lanes import US, Lane
-from daedalus_etl.models import Context, Graph, Model
+from daedalus_etl.lanes import US
+from daedalus_etl.models import Context
 from daedalus_etl.silver import COUNTED, COUNTS, Files, Walk, _add, _carried, _numpy, _table, price_unit
 
 if TYPE_CHECKING:
@@ -54,18 +54,8 @@ class Statements:
 class PreparedWalk(Walk):
     """`take` instead of `step`: a span's rows as an Arrow table. No step may be larger than memory."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        graph: Graph,
-        model: Model,
-        lane: Lane,
-        symbol: str,
-        variables: Mapping[str, Any],
-        inputs: Mapping[str, Lane | None],
-        kernel: Kernel | None,
-    ):
-        super().__init__(engine, graph, model, lane, symbol, variables, inputs, kernel)
+    def __init__(self, engine: Engine, *lane: Any):
+        super().__init__(engine, *lane)
         self.statements = Statements(engine)
         self._bounds: dict[str, set[str]] = {}
         self._lay_out()

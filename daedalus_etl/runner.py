@@ -69,7 +69,7 @@ class Run:
         """What there is, planned with in this process; nothing is written."""
         self._folders()
         self._hand = self._own_hand(remember=False)
-        self._take(self._hand.survey())
+        self.take(self._hand.survey())
         self._hand.begin(self.survey)
         return self._hand.scope
 
@@ -97,7 +97,7 @@ class Run:
             graph=self.graph, remember=remember,
         )  # fmt: skip
 
-    def _take(self, survey: Survey) -> None:
+    def take(self, survey: Survey) -> None:
         """Decide which lanes are meant, and say which keep their own names."""
         self.survey = survey
         variables = self.profile.variables
@@ -179,7 +179,7 @@ class Run:
             started_with = (replace(self.profile, workers=workers), self.selection, self.channels)
             self._pool = Pool(workers, started_with, self.hear, lock.fileno())
         is_flat = any(hand.there.listed_loose(channel) for channel in hand.there.roots)
-        self._take(self._pool.first().call("survey") if self._pool and is_flat else hand.survey())
+        self.take(self._pool.first().call("survey") if self._pool and is_flat else hand.survey())
         todo = [lane for lane in self.selected if any(model.channel == lane.channel for model in self.chosen)]
         todo.sort(key=lambda lane: CHANNELS.index(lane.channel))  # books take longest: they come first
         self.hear("plan", {"models": [m.name for m in self.chosen], "lanes": len(todo)})

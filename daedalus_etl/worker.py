@@ -84,14 +84,18 @@ class Hand:
 
     # -- for who watches ----------------------------------------------------------------------------------------
 
-    def settle(self, lane: Lane, temp: Path) -> None:
+    def settle(self, lane: Lane, temp: Path, *, followed: bool = True) -> None:
         """Bring all hours of a lane up to date that are over, and say which is the first that is not."""
-        from daedalus_etl.live import open_hour
+        from daedalus_etl.live_hours import open_hour
 
         behind = open_hour(self.scope, lane, time.time())
         self.tell("settled", {"lane": lane, "behind": behind})
         if behind >= 0:
-            self.mend(lane, temp, Reach(behind=behind, open_days=True))
+            self.mend(lane, temp, Reach(behind=behind, followed=followed, open_days=followed))
+
+    def settle_alone(self, lane: Lane, temp: Path) -> None:
+        """The same, of a lane that nobody follows."""
+        self.settle(lane, temp, followed=False)
 
     def mend(self, lane: Lane, temp: Path, reach: Reach) -> None:
         """Bring a part of a lane up to date."""
@@ -121,6 +125,11 @@ class Hand:
     def leave(self, lane: Lane) -> None:
         if self._live is not None:
             self._live.leave(lane)
+
+    def resurvey(self) -> Survey:
+        """Which lanes there are by now."""
+        self.there.forget()
+        return self.survey()
 
     def widen(self, survey: Survey) -> None:
         """There are more lanes now."""

@@ -1,0 +1,152 @@
+"""What bronze shows of the lanes that a process follows. Looked at when somebody says that a file may have come."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from daedalus_etl import audit
+from daedalus_etl.audit import Facts
+from daedalus_etl.catalog import Catalog, describe, hour_name
+from daedalus_etl.lanes import HOUR_US, Lane, Segment
+from daedalus_etl.pool import Listener
+
+LOOKS = 2  # at a segment that cannot be read, and does not change, until it is put aside
+
+
+@dataclass
+class Seen:
+    """What bronze shows of one lane, from the hours on that somebody still needs."""
+
+    segments: dict[str, tuple[Segment, Facts]] = field(default_factory=dict)
+    last: int = 0  # the last clock of any row, us
+    heard: float = 0.0  # when a segment came last, s (monotonic)
+    waiting: dict[str, tuple[tuple[int, int], int]] = field(default_factory=dict)  # what cannot be read yet
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A segment that has come, or (was) has another content than before."""
+
+    lane: Lane
+    segment: Segment
+    facts: Facts
+    was: Facts | None = None
+
+
+class Visible:
+    """The segments of the lanes of this process."""
+
+    def __init__(self, catalog: Catalog, tell: Listener):
+        self.catalog, self.tell = catalog, tell
+        self.lanes: dict[Lane, Seen] = {}
+        self.from_hour: dict[Lane, int] = {}  # before these, segments are for who closes hours
+
+    def begin(self, lane: Lane, hour: int) -> None:
+        """Take in what is there of a lane from an hour on."""
+        if lane in self.lanes and self.from_hour[lane] <= hour:
+            return
+        self.from_hour[lane] = hour
+        seen = self.lanes[lane] = Seen(heard=time.monotonic() - 1e6)
+        bronze = self.catalog.of(lane)
+        newest = 0
+        for there in bronze.hours:
+            if there >= hour:
+                for segment, facts in bronze.during(there):
+                    seen.segments[segment.path] = segment, facts
+                    seen.last = max(seen.last, facts.span(lane).max_clock)
+                    newest = max(newest, segment.mtime_ns)
+                for segment in bronze.listing(there):
+                    if segment.path in self.catalog.bad:
+                        seen.waiting[segment.path] = segment.key, -1  # put aside: until it changes
+        if not seen.segments:
+            seen.last = bronze.last_clock()
+            newest = max((s.mtime_ns for s, _ in bronze.during(bronze.last_hour())), default=0)
+        seen.heard = time.monotonic() - max(0.0, time.time() - newest / 1e9)
+        self.catalog.forget(loose=False)
+
+    def look(self, path: str) -> Arrival | tuple[Lane, int] | None:
+        """Look at one file: what has come, or (lane, hour) if it lies before what is kept here."""
+        lane = self.lane_of(path)
+        if lane is None or lane not in self.lanes:
+            return None
+        folder, name = os.path.split(path)
+        values = dict(part.split("=", 1) for part in folder.split("/")[-6:])
+        try:
+            status = os.stat(path, follow_symlinks=False)
+        except OSError:
+            self.lanes[lane].waiting.pop(path, None)
+            if path in self.lanes[lane].segments:
+                del self.lanes[lane].segments[path]
+                text = f"{describe(path, self.catalog.profile.data)} was deleted; what was published of it stays."
+                self.tell("warning", {"text": text})
+            return None
+        if name.startswith((".", "_")) or not name.endswith(".parquet"):
+            return None
+        plain = os.path.isfile(path) and not os.path.islink(path)
+        segment = Segment(
+            path, lane.channel, status.st_size if plain else -1, status.st_mtime_ns if plain else 0, values
+        )
+        hour = audit.path_hour(segment)
+        if hour is None:
+            return None
+        if hour // HOUR_US < self.from_hour[lane]:
+            return lane, hour // HOUR_US
+        return self._judge(lane, segment, hour)
+
+    def _judge(self, lane: Lane, segment: Segment, hour: int) -> Arrival | None:
+        seen, path = self.lanes[lane], segment.path
+        before = seen.segments.get(path)
+        if before is not None and before[0].key == segment.key:
+            return None
+        waits = seen.waiting.get(path)
+        if waits is not None and waits[0] == segment.key and waits[1] < 0:
+            return None  # put aside, and as it was
+        facts = self.catalog.audit(segment)
+        if facts.problem:
+            self._wait(lane, segment, facts, waits)
+            return None
+        seen.waiting.pop(path, None)
+        self.catalog.note(self.catalog.memory(lane.channel, hour_name(hour), lane), segment, facts)
+        if not facts.spans:
+            return None
+        if before is not None and before[1].digest == facts.digest:
+            seen.segments[path] = segment, facts
+            return None
+        seen.segments[path] = segment, facts
+        seen.last = max(seen.last, facts.span(lane).max_clock)
+        seen.heard = time.monotonic()
+        return Arrival(lane, segment, facts, before[1] if before else None)
+
+    def _wait(self, lane: Lane, segment: Segment, facts: Facts, waits: tuple[tuple[int, int], int] | None) -> None:
+        """It may still be being written: look again; put aside what stays as it is."""
+        looks = 1 if waits is None or waits[0] != segment.key else waits[1] + 1
+        if looks > LOOKS and not facts.passing:
+            path = describe(segment.path, self.catalog.profile.data)
+            self.tell("quarantined", {"segment": path, "channel": segment.channel, "reason": facts.problem})
+            looks = -1
+        self.lanes[lane].waiting[segment.path] = segment.key, looks
+
+    def unread(self) -> list[str]:
+        """The files to look at again."""
+        return [path for seen in self.lanes.values() for path in seen.waiting]
+
+    def lane_of(self, path: str) -> Lane | None:
+        for channel, root in self.catalog.roots.items():
+            if path.startswith(f"{root}/"):
+                names = re.match(r"exchange=([^/]+)/symbol=([^/]+)/year=[^/]+/month=[^/]+/day=[^/]+/hour=[^/]+/[^/]+$",
+                                 path[len(str(root)) + 1 :])  # fmt: skip
+                return Lane(names[1], names[2], channel) if names else None
+        return None
+
+    def prune(self, needed: Mapping[Lane, int]) -> None:
+        """Forget what lies before the hours that are needed."""
+        for lane, hour in needed.items():
+            if lane in self.lanes and self.from_hour[lane] < hour:
+                self.from_hour[lane] = hour
+                seen = self.lanes[lane]
+                edge = hour * HOUR_US
+                seen.segments = {p: x for p, x in seen.segments.items() if x[1].span(lane).max_clock >= edge}
