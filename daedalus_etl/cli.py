@@ -320,8 +320,8 @@ def watch(poll_interval: float, once: bool, metrics_port: int | None, log_format
 
         metrics = Metrics(metrics_port)
         watcher = Watch(
-            reload, work.selection, log, poll_interval=poll_interval, workers=work.profile.workers, metrics=metrics,
-            notifier=Notifier(),
+            reload, work.selection, log, poll_interval=poll_interval, metrics=metrics, notifier=Notifier(),
+            workers=opt.watchers_of(given["workers"], work.profile),
         )  # fmt: skip
         try:
             code = watcher.run()

@@ -171,6 +171,16 @@ def workers_of(text: str | None, profile: Profile) -> int:
     return int(text)
 
 
+def watchers_of(text: str | None, profile: Profile) -> int:
+    """How many processes `daedalus watch` has beside the one that looks: as many as there are cores follow lanes, and
+    one closes hours, if the memory limit has room for them. Raises UsageError."""
+    from daedalus_etl import limits
+
+    if text is not None:
+        return workers_of(text, profile)
+    return max(profile.workers, limits.workers_for(profile, len(os.sched_getaffinity(0)) + 1))
+
+
 def project_folder(named: Path | None) -> Path | None:
     """The user's own project folder: as named, else the nearest one upwards. None: only ours."""
     from daedalus_etl import profiles
