@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from daedalus_etl.kernels.base import Kernel
 
 # Steps between two times that the tables give back the room of rows that have gone: one that was filled takes 6 MB,
-# however few its rows, and giving back takes a tenth of a step.
-TIDY = 4
+# however few its rows. Every fourth step takes a tenth less of the processor, and 1,030 MB in place of 640 on a Pi.
+TIDY = 1
 BOUNDS = ("span_start_us", "span_end_us", "horizon_us")  # what differs from step to step
 
 
