@@ -70,6 +70,24 @@ def last_clock(paths: Sequence[str], before: int) -> int | None:
     return None if clock is None else int(clock)
 
 
+class Slot:
+    """What DuckDB reads under one name: a table of Arrow's, another one each time. Statements that read it stay as they
+    were planned, which `register` of each table would not let them."""
+
+    def __init__(self, schema: pa.Schema):
+        self.table = schema.empty_table()
+
+    def put(self, table: pa.Table) -> None:
+        """Raises pyarrow.ArrowInvalid if the columns are not those that statements were planned with."""
+        self.table = table.cast(self.table.schema)
+
+    def clear(self) -> None:
+        self.table = self.table.schema.empty_table()
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        return self.table.__arrow_c_stream__(requested_schema)
+
+
 class Engine:
     """One lane's session: a main connection, and a second one that writes what a kernel streams.
 
@@ -173,13 +191,12 @@ class Engine:
         self.con.execute(f"insert into {name} by name select * from arrow_input")
         self.con.unregister("arrow_input")
 
-    def shaped(self, sql: str, name: str, rows: pa.Table) -> pa.Table:
-        """The result of a query over rows that it calls `name`."""
-        self.con.register(name, rows)
-        try:
-            return self.con.execute(sql).to_arrow_table()
-        finally:
-            self.con.unregister(name)
+    def slot(self, name: str, schema: pa.Schema) -> Slot:
+        """A relation `name` of this connection that is whatever Arrow table was put there last. Not for hours: it is
+        read anew each time that a statement names it."""
+        slot = Slot(schema)
+        self.con.register(name, slot)
+        return slot
 
     def tidy(self) -> None:
         """Give back the room of rows that were deleted, and compress the others."""

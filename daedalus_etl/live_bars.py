@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from daedalus_etl import lanes, ledger, plan
 from daedalus_etl.catalog import partition_name
+from daedalus_etl.engine import Engine
 from daedalus_etl.lanes import DAY_US, HOUR_US, US
 from daedalus_etl.make import short
 from daedalus_etl.models import Context, Model
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from daedalus_etl.live_hours import LiveHours
 
+MANY_ROWS = 4096  # that came, until they go into the table
 ADOPTED = 9  # the level of a part that was made elsewhere, of all hours before: joining leaves it alone
 
 
@@ -28,7 +30,7 @@ class LiveBars:
 
     def __init__(self, hours: LiveHours, model: Model):
         self.hours, self.scope, self.model, self.lane = hours, hours.scope, model, hours.lane
-        self.engine = hours.engine
+        self.engine = Engine(self.scope.profile, within=hours.live.engine)
         self.table = f"rows_of_{model.name.replace('.', '_')}"
         self.sql: dict[int, str] = {}  # by duration
         self.durations = tuple(self.scope.variables(self.lane)["bar_durations"]) if "per" in model.config else ()
@@ -36,6 +38,7 @@ class LiveBars:
         self.days: dict[tuple[int, int], OpenPartition] = {}
         self.redo: dict[int, int] = {}  # published bars that end behind this are to be made again
         self.columns: list[str] = []
+        self.came: list[pa.Table] = []  # rows that are not in the table yet
         self.rows_from = 0  # the table has all rows from this clock on
         self.offered: dict[tuple[int, str], tuple[int, str]] = {}  # made elsewhere, to be taken over when all is in
 
@@ -47,10 +50,26 @@ class LiveBars:
             return
         if not self.columns:
             self._lay_out(rows)
-        self.engine.fill_arrow(self.table, rows.select(self.columns))
+        self.came.append(rows.select(self.columns))
+        if sum(rows.num_rows for rows in self.came) >= MANY_ROWS:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Rows that came go into the table: many at once, since it costs as much as one."""
+        import pyarrow as pa
+
+        if self.came:
+            self.engine.fill_arrow(self.table, pa.concat_tables(self.came))
+            self.engine.tidy()
+            self.came.clear()
+
+    def close(self) -> None:
+        self.engine.close()
 
     def _lay_out(self, rows: pa.Table) -> None:
         """A table of the columns that the model names, and its statements."""
+        symbol = self.scope.names[self.lane]
+        self.engine.bind(exchange=self.lane.exchange, symbol=symbol, source_symbol=self.lane.symbol)
         self.engine.bind(span_start_us=0, span_end_us=0, horizon_us=0)
         texts = [self._sql(duration, self.engine.bound, "nowhere") for duration in self.durations]
         words = {word for text in texts for word in re.findall(r"\w+", text)}
@@ -117,6 +136,7 @@ class LiveBars:
             paths += [book.processed / output.path for output in record.outputs] if record is not None else []
         for partition in hours.published_in_parts(book, edge // HOUR_US):
             paths += [partition.target.parent / part.name for part in partition.now.parts]
+        self.came.clear()
         if self.columns:
             self.engine.con.execute(f"delete from {self.table}")
         for path in sorted(set(paths)):
@@ -130,6 +150,7 @@ class LiveBars:
 
     def back(self, clock: int) -> None:
         """Rows from a clock on will come again."""
+        self._settle()
         if self.columns:
             self.engine.con.execute(f"delete from {self.table} where epoch_us(clock_ts) >= {int(clock)}")
         for duration, until in self.until.items():
@@ -139,6 +160,7 @@ class LiveBars:
 
     def turn(self) -> None:
         """Let go of rows that no bar needs any more."""
+        self._settle()
         if self.columns and self.until:
             self.rows_from = edge = min(self.until.values())
             self.engine.con.execute(f"delete from {self.table} where epoch_us(clock_ts) < {int(edge)}")
@@ -162,6 +184,7 @@ class LiveBars:
     def _bars(self, duration: int, day: int, edge: int, ended: int) -> pa.Table:
         """The bars of a day that begin at or after one clock and end at or before another."""
         given = {"span_start_us": max(day * DAY_US, edge), "span_end_us": (day + 1) * DAY_US, "horizon_us": ended}
+        self._settle()
         self.engine.bind(**given, bars_from_us=edge)
         return self.engine.to_arrow(self.sql[duration])
 

@@ -70,6 +70,8 @@ class LiveHours:
         ]
 
     def close(self) -> None:
+        for bars in self.bars:
+            bars.close()
         self.engine.close()
 
     # -- where it stands --------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """The same walk in small steps: its statements are prepared once, over tables that stay.
 
 A segment of a second holds a few rows, and planning the books' structure anew takes ten times as long as running it.
-Here a step's rows are first read into a table; all that follows is a prepared statement whose parameters are the
-span's bounds. Rows, order and state are those of `silver.Walk`.
+Here a step's rows are first read into a table; all that follows are prepared statements, which find the span's bounds
+in a table of one row. Rows, order and state are those of `silver.Walk`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from daedalus_etl import models
 from daedalus_etl.audit import SCHEMAS
-from daedalus_etl.engine import Engine, raw_relation
+from daedalus_etl.engine import Engine, Slot, raw_relation
 from daedalus_etl.lanes import US
 from daedalus_etl.models import Context
 from daedalus_etl.silver import COUNTED, COUNTS, Files, Walk, _add, _carried, _numpy, _table, price_unit
@@ -29,18 +29,25 @@ BOUNDS = ("span_start_us", "span_end_us", "horizon_us")  # what differs from ste
 
 
 class Statements:
-    """Prepared statements of one session, by name."""
+    """Prepared statements of one session, by name. None has parameters: DuckDB 1.5.5 plans one that has anew each time
+    that it runs (tests/unit/test_engine_facts.py)."""
 
     def __init__(self, engine: Engine):
         self.engine = engine
         self._known: set[str] = set()
+        engine.table("bounds", f"select {', '.join(f'0::bigint as {name}' for name in BOUNDS)}")
         # a plan that is made over an empty table takes from its statistics that there is nothing to order by, and would
         # keep to that when rows are there (DuckDB 1.5.5; tests/unit/test_engine_facts.py)
         engine.con.execute("set disabled_optimizers = 'statistics_propagation,compressed_materialization'")
 
     def bound(self, name: str) -> str:
-        """How a bound value reads in a statement that is prepared."""
-        return f"${name}::bigint" if name in BOUNDS else self.engine.bound(name)
+        """How a bound value reads in a statement that is prepared: a constant of the session, but for the bounds."""
+        return f"(select {name} from bounds)" if name in BOUNDS else self.engine.bound(name)
+
+    def set_bounds(self, **values: int) -> None:
+        """What the statements find from now on."""
+        given = ", ".join(f"{name} = {int(value)}" for name, value in values.items())
+        self.engine.con.execute(f"update bounds set {given}")
 
     def prepare(self, name: str, sql: str) -> None:
         if name in self._known:
@@ -48,10 +55,8 @@ class Statements:
         self.engine.con.execute(f"prepare {name} as {sql}")
         self._known.add(name)
 
-    def run(self, name: str, **values: int) -> Any:
-        """Run with these values for the parameters, all whole numbers; of those, the ones that it has."""
-        given = ", ".join(f"{key} := {int(value)}" for key, value in values.items())
-        return self.engine.con.execute(f"execute {name}({given})" if given else f"execute {name}")
+    def run(self, name: str) -> Any:
+        return self.engine.con.execute(f"execute {name}")
 
 
 class PreparedWalk(Walk):
@@ -60,14 +65,15 @@ class PreparedWalk(Walk):
     def __init__(self, engine: Engine, *lane: Any):
         super().__init__(engine, *lane)
         self.statements = Statements(engine)
-        self._bounds: dict[str, set[str]] = {}
+        self.slots: dict[str, Slot] = {}  # by the relation's name
         self._steps = 0
         self._lay_out()
 
     # -- tables and statements --------------------------------------------------------------------------------
 
     def _lay_out(self) -> None:
-        """Empty tables of all that a step reads and makes."""
+        """Empty tables of all that a step reads and makes; none later: with a new table in their database, statements
+        that are prepared already are planned anew each time (DuckDB 1.5.5; tests/unit/test_engine_facts.py)."""
         for name in self.inputs:
             channel = self.graph.models[name].channel
             self.engine.table(f"raw_{channel}", f"select * from {raw_relation(channel, None, (), '')}")
@@ -77,41 +83,48 @@ class PreparedWalk(Walk):
             plain = self._taken(name, plain)
             for table in (_table(name), _carried(name), f"next_{_carried(name)}"):
                 self.engine.table(table, f"select * from (\n{plain}\n) limit 0")
+            self._slot(f"kept_{_table(name)}", f"from {_carried(name)}")
+        if self.kernel is not None:
+            statements = self.graph.render(self.model, self._over_tables(self.engine.bound))
+            ordered, _ = models.require_kernel_statements(self.model, statements)
+            made = ", ".join(f"null::double as {name}" for name in self.kernel.columns)
+            self._slot(models.KERNEL_OUTPUT, f"select *, {made} from (\n{ordered}\n) limit 0")
         self._prepare()
+
+    def _slot(self, name: str, like: str) -> None:
+        self.slots[name] = self.engine.slot(name, self.engine.to_arrow(like).schema)
 
     def _prepare(self) -> None:
         """Prepare everything; again when the unit of prices becomes known, since it is a constant of the statements."""
-        over = self._over_tables(self.statements.bound)
+        over, prepare = self._over_tables(self.statements.bound), self.statements.prepare
         for name in self.inputs:
             table, carried = _table(name), _carried(name)
             (bronze,) = self.graph.render(self.graph.models[name], over)
-            self._note(f"fill_{table}", f"insert into {table} {self._taken(name, bronze)}")
-            self._note(f"carry_{table}", f"insert into next_{carried} {self._carry_sql(name, '$edge::bigint')}")
+            edge = f"(select span_end_us - {round(self.looks_back[name] * US)} from bounds)"
+            prepare(f"fill_{table}", f"insert into {table} {self._taken(name, bronze)}")
+            prepare(f"empty_{table}", f"delete from {table}")
+            prepare(f"carry_{table}", f"insert into next_{carried} {self._carry_sql(name, edge)}")
+            prepare(f"forget_{table}", f"delete from {carried}")
+            prepare(f"load_{table}", f"insert into {carried} from kept_{table}")
+            prepare(f"keep_{table}", f"insert into {carried} select * from next_{carried}")
+            prepare(f"drop_{table}", f"delete from next_{carried}")
             if name == f"bronze.{self.model.channel}":
-                self._note(f"count_{table}", COUNTED.format(table))
-        statements = self.graph.render(self.model, over)
+                prepare(f"count_{table}", COUNTED.format(table))
         if self.kernel is None:
-            # planned anew in each step, which costs little of it: prepared, an ASOF JOIN that runs a second time with
-            # nothing to ask for ends the process (DuckDB 1.5.5)
+            # planned anew in each step: prepared, an ASOF JOIN that runs again with nothing to ask for ends the process
+            # (DuckDB 1.5.5; tests/unit/test_engine_facts.py)
             (self._shape,) = self.graph.render(self.model, self._over_tables(self.engine.bound))
-            return
-        ordered, shape = models.require_kernel_statements(self.model, statements)
-        self._note("walked", ordered)
-        self._shape = shape
-        for name, columns in self.kernel.reads_beside().items():
-            if name in self.inputs:
-                self._note(
-                    f"beside_{_table(name)}",
-                    f"select {', '.join(columns)} from {_table(name)} where not is_context and not is_duplicate "
-                    "order by clock_us, lane_order",
-                )
-
-    def _note(self, name: str, sql: str) -> None:
-        self.statements.prepare(name, sql)
-        self._bounds[name] = {bound for bound in (*BOUNDS, "edge") if f"${bound}" in sql}
-
-    def _run(self, name: str, **values: int) -> Any:
-        return self.statements.run(name, **{k: v for k, v in values.items() if k in self._bounds[name]})
+        else:
+            ordered, shape = models.require_kernel_statements(self.model, self.graph.render(self.model, over))
+            prepare("walked", ordered)
+            for name, columns in self.kernel.reads_beside().items():
+                if name in self.inputs:
+                    prepare(
+                        f"beside_{_table(name)}",
+                        f"select {', '.join(columns)} from {_table(name)} where not is_context and not is_duplicate "
+                        "order by clock_us, lane_order",
+                    )
+            prepare("made", shape)
 
     def _over_tables(self, bound: Any, *, carries: bool = True) -> Context:
         return Context(
@@ -132,7 +145,10 @@ class PreparedWalk(Walk):
         for name, blob in kept.items():
             if name.startswith("carry:"):
                 relation = name.partition(":")[2]
-                self.engine.fill_arrow(_carried(relation), canonical.table_from_bytes(blob))
+                slot, rows = self.slots[f"kept_{_table(relation)}"], canonical.table_from_bytes(blob)
+                slot.put(rows.select(slot.table.schema.names))
+                self.statements.run(f"load_{_table(relation)}")
+                slot.clear()
                 self._has_carry.add(relation)
         if self.kernel is not None and "kernel" in kept:
             self.kernel.load(canonical.arrays_from_bytes(kept["kernel"]))
@@ -152,43 +168,45 @@ class PreparedWalk(Walk):
 
     def forget(self) -> None:
         for name in self.inputs:
-            self.engine.con.execute(f"delete from {_carried(name)}")
+            self.statements.run(f"forget_{_table(name)}")
         self._has_carry.clear()
 
     # -- a step -----------------------------------------------------------------------------------------------
 
     def take(self, start: int, end: int, files: Files, first: int = 0) -> tuple[pa.Table, dict[str, int]]:
         """Take [start, end) us in: its rows, lane_order counted from `first`, and the counts."""
-        counts = dict.fromkeys(COUNTS, 0)
-        bounds = {"span_start_us": start, "span_end_us": end, "horizon_us": end}
-        inside = self._inside(files, start, end)
-        self._fill(inside, bounds)
+        counts, run = dict.fromkeys(COUNTS, 0), self.statements.run
+        self.statements.set_bounds(span_start_us=start, span_end_us=end, horizon_us=end)
+        self._fill(self._inside(files, start, end))
         if self.model.config.get("price_unit") and self.price_unit is None:
-            self._find_unit_in_tables(bounds)
+            self._find_unit_in_tables()
         own = f"bronze.{self.model.channel}"
         if own in self.inputs:
-            read, duplicate, invalid, overflow, last = self._run(f"count_{_table(own)}").fetchone()
+            read, duplicate, invalid, overflow, last = run(f"count_{_table(own)}").fetchone()
             _add(counts, last, read=read, duplicate=duplicate, invalid=invalid, overflow=overflow)
         if self.kernel is not None:
-            rows = self._by_kernel(self._run("walked", **bounds).to_arrow_table(), counts)
+            output = self.slots[models.KERNEL_OUTPUT]
+            output.put(self._by_kernel(run("walked").to_arrow_table(), counts))
+            rows = run("made").to_arrow_table()
+            output.clear()
         else:
-            self.engine.bind(**bounds)
+            self.engine.bind(span_start_us=start, span_end_us=end, horizon_us=end)
             rows = self.engine.to_arrow(self._shape)
         counts["written"] = rows.num_rows
-        self._leave(end)
+        self._pass_on()
         return _counted_from(rows, first), counts
 
-    def _find_unit_in_tables(self, bounds: Mapping[str, int]) -> None:
+    def _find_unit_in_tables(self) -> None:
         name = f"bronze.{self.model.channel}"
         price = self.graph.config_for(self.model, self.variables)["price_unit"]
         unit = price_unit(self.engine.con, _table(name), price)
         if unit is not None:
             self._fix_unit(unit)
             self._prepare()
-            self.engine.con.execute(f"delete from {_table(name)}")
-            self._run(f"fill_{_table(name)}", **bounds)  # what is valid may hang on the unit
+            self.statements.run(f"empty_{_table(name)}")
+            self.statements.run(f"fill_{_table(name)}")  # what is valid may hang on the unit
 
-    def _fill(self, files: Files, bounds: Mapping[str, int]) -> None:
+    def _fill(self, files: Files) -> None:
         for name, lane in self.inputs.items():
             channel = self.graph.models[name].channel
             self.engine.con.execute(f"delete from raw_{channel}")
@@ -197,11 +215,11 @@ class PreparedWalk(Walk):
                 columns = ", ".join([*SCHEMAS[channel], "segment", "position"])
                 self.engine.con.execute(f"insert into raw_{channel} select {columns} from {source}")
         for name in self.inputs:
-            self.engine.con.execute(f"delete from {_table(name)}")
-            self._run(f"fill_{_table(name)}", **bounds)
+            self.statements.run(f"empty_{_table(name)}")
+            self.statements.run(f"fill_{_table(name)}")
 
     def _by_kernel(self, rows: pa.Table, counts: dict[str, int]) -> pa.Table:
-        """Through the kernel, and into the model's shape."""
+        """With what the kernel makes of them."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -209,7 +227,7 @@ class PreparedWalk(Walk):
         beside = {}
         for name, columns in self.kernel.reads_beside().items():
             if name in self.inputs:
-                found = self._run(f"beside_{_table(name)}").to_arrow_table().combine_chunks()
+                found = self.statements.run(f"beside_{_table(name)}").to_arrow_table().combine_chunks()
                 beside[name] = {column: _numpy(_whole(found, column), pc) for column in columns}
         self.kernel.start_partition()
         made: list[Any] = []
@@ -227,17 +245,14 @@ class PreparedWalk(Walk):
         for k, name in enumerate(self.kernel.columns):
             column = pa.chunked_array([part[k] for part in made], pa.float64())
             rows = rows.append_column(pa.field(name, pa.float64()), column)
-        return self.engine.shaped(self._shape, models.KERNEL_OUTPUT, rows)
+        return rows
 
-    def _leave(self, end: int) -> None:
+    def _pass_on(self) -> None:
         """As `Walk._leave`, with the tables kept."""
         for name in self.inputs:
             if name != self.streamed:
-                edge = end - round(self.looks_back[name] * US)
-                self._run(f"carry_{_table(name)}", edge=edge)
-                self.engine.con.execute(f"delete from {_carried(name)}")
-                self.engine.con.execute(f"insert into {_carried(name)} select * from next_{_carried(name)}")
-                self.engine.con.execute(f"delete from next_{_carried(name)}")
+                for step in ("carry", "forget", "keep", "drop"):
+                    self.statements.run(f"{step}_{_table(name)}")
                 self._has_carry.add(name)
         self._steps += 1
         if self._steps % TIDY == 0:

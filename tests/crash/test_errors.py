@@ -38,14 +38,14 @@ def says_clearly(ended: Ended, *names: str) -> None:
     assert len(lines) == 1, f"not one line about {', '.join(reasons)}:\n{ended.err}"
 
 
-READS = ("open", "list")
+HARMLESS = ("open", "list", "mkdir")  # where it only looked, or asked for a folder that is there already
 LEFTOVERS = ("rmdir staging", "unlink staging")
 
 
 def said_or_done_without(root: Root, ended: Ended, error: str, what: str) -> None:
     """A failure is said. What could not be read may also be found out in another way, and what nobody needs any more
     may lie in staging until the next run, if nothing is missing then."""
-    if ended.code == 0 and (what.split(maxsplit=1)[0] in READS or what in LEFTOVERS):
+    if ended.code == 0 and (what.split(maxsplit=1)[0] in HARMLESS or what in LEFTOVERS):
         root.equals_the_quiet_run()
     else:
         says_clearly(ended, error)

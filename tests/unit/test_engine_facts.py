@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import pytest
 from numba import njit
 
 from daedalus_etl import files
+from daedalus_etl.engine import Slot
 from tests import harness
 
 
@@ -411,6 +414,75 @@ def test_a_plan_over_an_empty_table_orders_rows_that_come_later_only_without_sta
         con.execute(f"insert into rows select 10 - i, i from range({first}, {first} + 10) as r (i)")
         found = con.execute("execute numbered").fetchall()
         assert (found == [(first + 9 - i, i + 1) for i in range(10)]) is bool(off)
+
+
+def planned_anew(con: duckdb.DuckDBPyConnection, execute: str) -> bool:
+    """Does a prepared `select getvariable('x') ...` see a new value? It is a constant of the plan."""
+    con.execute("set variable x = 2")
+    found = con.execute(execute).fetchall()
+    con.execute("set variable x = 1")
+    return found == [(2,)]
+
+
+def test_a_prepared_statement_with_a_parameter_is_planned_anew_each_time_and_one_without_is_not(
+    con: duckdb.DuckDBPyConnection,
+) -> None:
+    """So the bounds of a step are a table of one row (daedalus_etl/prepared.py)."""
+    con.execute("set variable x = 1")
+    con.execute("create table bounds as select 5::bigint as edge")
+    con.execute("prepare asked as select getvariable('x') from bounds where edge = $edge::bigint")
+    con.execute("prepare found as select getvariable('x') from bounds where edge = (select edge from bounds)")
+    assert planned_anew(con, "execute asked(edge := 5::bigint)")
+    assert not planned_anew(con, "execute found")
+
+
+def test_a_new_table_in_its_database_lets_a_prepared_statement_be_planned_anew_each_time(
+    con: duckdb.DuckDBPyConnection,
+) -> None:
+    con.execute("set variable x = 1")
+    con.execute("attach ':memory:' as other")
+    con.execute("create table bounds as select 5::bigint as edge")
+    con.execute("prepare found as select getvariable('x') where 3 < (select edge from bounds)")
+    con.execute("create table other.later (n int)")
+    assert not planned_anew(con, "execute found")
+    con.execute("insert into bounds values (7)")
+    con.execute("delete from bounds where edge = 7")
+    assert not planned_anew(con, "execute found")
+    con.execute("create table later (n int)")
+    assert [planned_anew(con, "execute found") for _ in range(3)] == [True] * 3
+
+
+def test_a_slot_is_another_table_each_time_and_statements_stay_planned(con: duckdb.DuckDBPyConnection) -> None:
+    con.execute("set variable x = 1")
+    slot = Slot(pa.schema([("n", pa.int64())]))
+    con.register("given", slot)
+    con.execute("prepare total as select getvariable('x') + coalesce(sum(n), 0)::int from given")
+    for numbers in ([3, 4], [], list(range(5000))):
+        slot.put(pa.table({"n": pa.array(numbers, pa.int64())}))
+        assert con.execute("execute total").fetchall() == [(1 + sum(numbers),)]
+    slot.clear()
+    assert not planned_anew(con, "execute total")
+    with pytest.raises(ValueError, match="schema"):
+        slot.put(pa.table({"other": [1]}))
+
+
+@pytest.mark.parametrize("asked", [1, 0])
+def test_a_prepared_asof_join_that_runs_again_with_nothing_to_ask_for_ends_the_process(asked: int) -> None:
+    """daedalus_etl/prepared.py plans it anew, and need not once this fails for 0."""
+    code = f"""
+import duckdb
+con = duckdb.connect()
+con.execute("set threads = 1")
+con.execute("set asof_loop_join_threshold = 0")
+con.execute("create table l as select i as c from range(100) r (i)")
+con.execute("create table r as select i as c, i * 2 as v from range(100) r (i)")
+con.execute("prepare p as select l.c, r.v from l asof left join r on l.c >= r.c")
+con.execute("execute p").fetchall()
+con.execute("delete from l where c >= {asked}")
+print(con.execute("execute p").fetchall())
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode == 0, "[(0, 0)]" in ended.stdout) == (bool(asked), bool(asked))
 
 
 def test_folders_change_places_in_one_step(tmp_path: Path) -> None:

@@ -92,6 +92,32 @@ def test_it_walks_as_the_walk_does_at_any_cuts(scope: Scope, tmp_path: Path, nam
         small.begin(state, lanes.kernel())
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_its_statements_stay_planned_from_step_to_step(scope: Scope, tmp_path: Path, name: str) -> None:
+    """Planning takes ten times as long as running. What is prepared in its session beside, and would see another value
+    were it planned anew, must not: no table may come later, no slot may be registered again."""
+    lanes = Lanes(scope, name, tmp_path)
+    walk = lanes.walk(PreparedWalk, Engine(scope.profile, within=lanes.engine))
+    hour = lanes.hours()[0]
+    start, end, files = hour * HOUR_US, (hour + 1) * HOUR_US, lanes.files(hour)
+    middle = (start + end) // 2
+    walk.take(start, middle, files)
+    walk.begin(walk.save(), lanes.kernel())
+    con = walk.engine.con
+    con.execute("set variable x = 1")
+    relations = ["bounds", *walk.slots]
+    for relation in relations:
+        con.execute(
+            f"prepare see_{relation} as "
+            f"select getvariable('x') as x union select getvariable('x') from {relation}"
+        )  # fmt: skip
+    con.execute("set variable x = 2")
+    walk.take(middle, end, files)
+    walk.begin(walk.save(), lanes.kernel())
+    for relation in relations:
+        assert con.execute(f"execute see_{relation}").fetchall() == [(1,)]
+
+
 def test_it_can_begin_before_the_first_row_again(scope: Scope, tmp_path: Path) -> None:
     lanes = Lanes(scope, "silver.ticker", tmp_path)
     walk = lanes.walk(PreparedWalk, Engine(scope.profile, within=lanes.engine))
