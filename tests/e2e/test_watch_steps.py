@@ -89,14 +89,19 @@ class Desk:
             (self.data / "ballast").unlink()
 
 
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    folder = tmp_path_factory.mktemp("desk")
+def options_of(folder: Path) -> tuple[str | Path, ...]:
+    """Those of a watcher in a new folder; makes what they name."""
     for name in ("data", "raw", "project", "work", "stage"):
         (folder / name).mkdir()
     (folder / "project" / "duckdb_profiles.yaml").write_text(PROFILE.format("60"))
-    options = ("--poll-interval", "0.5", "--workers", "1", "--log-format", "json", "--project", folder / "project",
-               "--var", f"channel_patience={PATIENCE}")  # fmt: skip
+    return ("--poll-interval", "0.5", "--workers", "1", "--log-format", "json", "--project", folder / "project",
+            "--var", f"channel_patience={PATIENCE}")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    folder = tmp_path_factory.mktemp("desk")
+    options = options_of(folder)
     with ExitStack() as stack:
         plan = None
         environment = {}
@@ -236,3 +241,27 @@ def test_a_full_disk_is_said_waited_for_and_gone_on_from(desk: Desk) -> None:
 def test_each_line_of_its_log_is_an_object(desk: Desk) -> None:
     lines = [line for line in desk.watcher.log.splitlines() if line]
     assert len(desk.watcher.events()) == len(lines)
+
+
+def test_where_folders_cannot_change_places_an_hour_is_published_when_it_is_over(tmp_path: Path) -> None:
+    """And not before, in one file, again when a segment comes late; that is said at the start."""
+    plan = Plan(str(tmp_path / "data"), str(tmp_path / "work"), no_exchange=True)
+    environment = {"PYTHONPATH": str(runs.HERE / "layer"), **plan.environment()}
+    options = options_of(tmp_path)
+    (tmp_path / "raw" / "ready" / "ccxt").mkdir(parents=True)
+    (tmp_path / "data" / "raw").symlink_to(tmp_path / "raw")
+    with Watcher(tmp_path / "data", tmp_path / "scratch", *options, environment=environment) as watcher:
+        watcher.wait_ready()
+        wait_until(lambda: "cannot exchange folders" in watcher.log, SOON, "it does not say so")
+        desk = Desk(watcher, tmp_path / "raw", tmp_path / "project", tmp_path / "stage")
+        desk.put("ticker", "AAA-EUR", [1, 2], "a")
+        desk.put("ticker", "AAA-EUR", [3], "b")
+        time.sleep(2)
+        assert desk.minutes("silver/ticker", "AAA-EUR") == []
+        desk.put("ticker", "AAA-EUR", [1], "a", hour=2)
+        desk.until("silver/ticker", "AAA-EUR", [1, 2, 3])
+        desk.put("ticker", "AAA-EUR", [2.5], "late")
+        desk.until("silver/ticker", "AAA-EUR", [1, 2, 2.5, 3])
+        assert len(list((tmp_path / "data/processed/silver/ticker").rglob("*.parquet"))) == 1
+        code, _ = watcher.terminate()
+        assert code == 0, watcher.log

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import ctypes
 import functools
 import io
 import os
@@ -36,6 +37,17 @@ def install(plan: Plan) -> None:
     builtins.open = io.open = _open(io.open, operation)  # type: ignore[assignment]
     if plan.vanish:
         _vanish(plan)
+    if plan.no_exchange:
+        ctypes.CDLL = _Library  # type: ignore[misc]
+
+
+class _Library(ctypes.CDLL):
+    """Of the C library of a system that knows no renameat2."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "renameat2":
+            raise AttributeError(name)
+        return super().__getattr__(name)
 
 
 def _put(name: str, hook: Callable[..., Any]) -> None:

@@ -24,6 +24,7 @@ class Plan:
     unlink, unlink_at: this file is removed before that operation.
     vanish: this file below raw/ is removed as soon as somebody has asked for its size.
     file_limit: no file may grow beyond so many bytes (RLIMIT_FSIZE): the one limit that DuckDB's writes meet, too.
+    no_exchange: folders cannot change places in one step (renameat2), as on some filesystems.
     journal: write down each operation with the bytes of the file that it is about.
     """
 
@@ -41,6 +42,7 @@ class Plan:
     unlink_at: int = 0
     vanish: str = ""
     file_limit: int = 0
+    no_exchange: bool = False
     journal: bool = False
 
     def fill(self) -> Plan:
