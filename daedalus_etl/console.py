@@ -250,7 +250,7 @@ def standing(found: list[Standing], report: Report) -> str:
 
     lines = []
     if found:
-        names = ["rows", "hours", "gaps", "invalid", "duplicate", "quarantined", "stale"]
+        names = ["rows", "hours", "gaps", "invalid", "duplicate", "quarantined", "stale", "live"]
         rows = [
             [one.model, one.lane.exchange, one.symbol, *(one.counts[name] for name in names),
              show_time(one.last_clock)[:19] if one.last_clock is not None else ""]

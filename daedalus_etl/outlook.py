@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from daedalus_etl import plan
+from daedalus_etl import parts, plan
 from daedalus_etl.lanes import DAY_US, HOUR_US, Lane
+from daedalus_etl.ledger import OPEN, Ledger
 from daedalus_etl.models import Model
+from daedalus_etl.parts import Standing as Journal
 from daedalus_etl.plan import Scope, Step
 
 if TYPE_CHECKING:
@@ -40,6 +42,12 @@ class Standing:
     counts: dict[str, int]
 
 
+def opened(book: Ledger) -> dict[str, Journal]:
+    """What `daedalus watch` has published in parts, of partitions that are not over, by partition."""
+    names = [name.removesuffix(OPEN) for name in book.opened() if name.endswith(OPEN)]
+    return {name: parts.read(book.folder / f"{name}{OPEN}") for name in names}
+
+
 def pending(scope: Scope, lanes: Iterable[Lane]) -> Iterator[Pending]:
     """What a run would make of these lanes, in its order."""
     for lane in lanes:
@@ -54,14 +62,17 @@ def pending(scope: Scope, lanes: Iterable[Lane]) -> Iterator[Pending]:
 
 def _hours(scope: Scope, model: Model, lane: Lane, steps: list[Step]) -> Iterator[Pending]:
     before = ""
+    live = opened(scope.ledger(model, lane))
     for step in steps:
         if step.frozen:
             before = ""
         if not step.wanted or step.frozen:
             continue
         if step.reason:
-            before = step.partition
-            yield Pending(model.name, lane, scope.names[lane], step.partition, step.rows, step.reason)
+            before, reason = step.partition, step.reason
+            if step.partition in live:
+                reason += f"; {sum(part.rows for part in live[step.partition].parts):,} rows are published in parts"
+            yield Pending(model.name, lane, scope.names[lane], step.partition, step.rows, reason)
         elif before:
             reason = f"it follows {before}"
             yield Pending(model.name, lane, scope.names[lane], step.partition, step.rows, reason, perhaps=True)
@@ -100,18 +111,26 @@ def standing(scope: Scope, lanes: Iterable[Lane], report: Report) -> list[Standi
                 continue
             book = scope.ledger(model, lane)
             steps = plan.silver(scope, model, lane)
-            stale = {step.partition for step in steps if step.reason}
+            live = opened(book)
+            stale = {step.partition for step in steps if step.reason} - live.keys()
             bars = [
                 day
                 for other in scope.graph.models.values()
                 if other.layer == "gold" and model.name in other.refs
                 for day in plan.gold(scope, other, lane)
-                if day.reason
+                if day.reason and day.partition not in opened(scope.ledger(other, lane, day.duration))
             ]
-            found.append(
-                _standing(scope, model, lane, steps, len(stale) + len(bars), report, book.head().get("max_clock"))
-            )
+            one = _standing(scope, model, lane, steps, len(stale) + len(bars), report, book.head().get("max_clock"))
+            found.append(_with_live(one, live.values()))
     return found
+
+
+def _with_live(one: Standing, live: Iterable[Journal]) -> Standing:
+    """With the rows of hours that are not over."""
+    found = list(live)
+    rows = sum(part.rows for journal in found for part in journal.parts)
+    last = max([one.last_clock or 0, *(journal.last for journal in found)])
+    return replace(one, last_clock=last or None, counts={**one.counts, "live": rows})
 
 
 def _standing(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import time
@@ -16,6 +17,7 @@ import pytest
 from tests import harness, roots
 from tests.crash.faults import mounts, runs
 from tests.crash.faults.plan import Plan
+from tests.e2e.conftest import daedalus
 from tests.feeder import write_whole
 from tests.roots import DAY, MINUTE, rows_of
 from tests.watching import Watcher, fingerprint, wait_until
@@ -158,6 +160,19 @@ def test_ended_bars_are_there_as_soon_as_a_row_ends_them(desk: Desk) -> None:
     wait_until(lambda: bars() == [1], SOON, lambda: str(bars()))
     desk.put("ticker", "BAR-EUR", [2.5, 4.2], "b")
     wait_until(lambda: bars() == [1, 2], SOON, lambda: str(bars()))
+
+
+def test_status_and_plan_know_of_an_hour_that_is_not_over(desk: Desk) -> None:
+    desk.put("ticker", "STA-EUR", [1, 2, 3.5], "a")
+    desk.until("silver/ticker", "STA-EUR", [1, 2, 3.5])
+    given = ("--data", desk.data, "--json", "--project", desk.project, "--select", "silver.ticker")
+    found = [json.loads(line) for line in daedalus("status", *given).stdout.splitlines()]
+    (lane,) = (e for e in found if e.get("symbol") == "STA-EUR")
+    assert (lane["live"], lane["rows"], lane["stale"]) == (3, 0, 0)
+    assert lane["last_clock"].startswith("2026-02-03 01:03:30")
+    found = [json.loads(line) for line in daedalus("plan", *given).stdout.splitlines()]
+    (reason,) = (e["reason"] for e in found if e.get("symbol") == "STA-EUR")
+    assert reason == "new; 3 rows are published in parts"
 
 
 @pytest.mark.parametrize("share", [0, 0.5])
