@@ -49,6 +49,7 @@ from tests.watching import (
     gold_latency,
     quantiles,
     silver_latency,
+    wait_until,
 )
 
 TURN = datetime(2026, 2, 3, 23, tzinfo=UTC)
@@ -189,8 +190,8 @@ def idle(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     made = time.monotonic() - began
     began = time.monotonic()
     with watching(folder, data, [*year.WATCH_OPTIONS, *given.options]) as watcher:
+        wait_until(lambda: "Watching" in watcher.log, 3600, lambda: watcher.log)
         ready, used = time.monotonic() - began, watcher.cpu_seconds()
-        watcher.wait_still(5, 600)
         time.sleep(10)
         sampler = Sampler(watcher)
         sampler.start()

@@ -165,12 +165,16 @@ class Catalog:
         self.bad[segment.path] = reason
         self._put_aside(segment, reason)
 
+    def go_on(self) -> None:
+        """Asked before each thing of many that are looked at. Raises StoppedError once that is to end."""
+        if self._stopping():
+            raise StoppedError
+
     def audit(self, segment: Segment) -> Facts:
         """Look into a segment, whatever is known of it."""
         from daedalus_etl import audit, engine, limits
 
-        if self._stopping():
-            raise StoppedError
+        self.go_on()
         if self._connection is None:
             self._connection = engine.connect(limits.share_of(self.profile) // 2, None)
         if self._looking:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from daedalus_etl.live_hours import LiveHours
 
-MANY_ROWS = 4096  # that came, until they go into the table
+MANY_ROWS = 1024  # that came, until they go into the table
 ADOPTED = 9  # the level of a part that was made elsewhere, of all hours before: joining leaves it alone
 
 
@@ -38,7 +38,7 @@ class LiveBars:
         self.days: dict[tuple[int, int], OpenPartition] = {}
         self.redo: dict[int, int] = {}  # published bars that end behind this are to be made again
         self.columns: list[str] = []
-        self.came: list[pa.Table] = []  # rows that are not in the table yet
+        self.came: pa.Table | None = None  # rows that are not in the table yet
         self.rows_from = 0  # the table has all rows from this clock on
         self.offered: dict[tuple[int, str], tuple[int, str]] = {}  # made elsewhere, to be taken over when all is in
 
@@ -46,22 +46,24 @@ class LiveBars:
 
     def add(self, rows: pa.Table) -> None:
         """Rows of silver that were published."""
+        import pyarrow as pa
+
         if not self.durations:
             return
         if not self.columns:
             self._lay_out(rows)
-        self.came.append(rows.select(self.columns))
-        if sum(rows.num_rows for rows in self.came) >= MANY_ROWS:
+        rows = rows.select(self.columns)
+        # in one piece: DuckDB gives each column of a few rows room for 2,048
+        self.came = pa.concat_tables([self.came, rows]).combine_chunks() if self.came is not None else rows
+        if self.came.num_rows >= MANY_ROWS:
             self._settle()
 
     def _settle(self) -> None:
         """Rows that came go into the table: many at once, since it costs as much as one."""
-        import pyarrow as pa
-
-        if self.came:
-            self.engine.fill_arrow(self.table, pa.concat_tables(self.came))
+        if self.came is not None:
+            self.engine.fill_arrow(self.table, self.came)
             self.engine.tidy()
-            self.came.clear()
+            self.came = None
 
     def close(self) -> None:
         self.engine.close()
@@ -136,7 +138,7 @@ class LiveBars:
             paths += [book.processed / output.path for output in record.outputs] if record is not None else []
         for partition in hours.published_in_parts(book, edge // HOUR_US):
             paths += [partition.target.parent / part.name for part in partition.now.parts]
-        self.came.clear()
+        self.came = None
         if self.columns:
             self.engine.con.execute(f"delete from {self.table}")
         for path in sorted(set(paths)):

@@ -228,6 +228,7 @@ class _Hours:
         return sorted({*there, *(hour for hour, record in records.items() if record and record.counts.get("read"))})
 
     def _step(self, hour: int, start: int | None, proved: int | None) -> Step | None:
+        self.scope.there.go_on()
         first, behind, cut = hour * HOUR_US, (hour + 1) * HOUR_US, self.scope.selection.end
         name = catalog.hour_name(first)
         record = self.ledger.get(name)
@@ -383,6 +384,7 @@ def gold(scope: Scope, model: Model, lane: Lane) -> Iterator[Day]:
     reach = scope.reach
     earliest = _first_hour(reach, max(durations))
     for name in book.partitions:
+        scope.there.go_on()
         hour = hour_of(name)
         if hour < earliest or (reach.behind is not None and hour >= reach.behind):
             continue

@@ -100,6 +100,11 @@ class Session:
         self.failing = False  # of the job in hand
         self.bad: dict[str, tuple[int, int] | None] = {}  # segments that were put aside, and what tells their content
 
+    def end_soon(self) -> None:
+        """What all is brought up to date with ends after the partition in hand. For a signal's handler."""
+        if self.pool is not None:
+            self.pool.end_soon()
+
     def close(self) -> None:
         self.bell.close()
         everybody = [one.process for one in (*self.live, *([self.closer] if self.closer else []))]

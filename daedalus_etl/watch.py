@@ -65,6 +65,7 @@ class Watch:
         self.beat = Beat(poll_interval)
         self.told = Told()
         self.stopped = self.hup = False
+        self.session: Session | None = None
         self._wake_out, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
         os.set_blocking(self._wake_out, False)
@@ -82,14 +83,15 @@ class Watch:
             self.beat.write(self.profile.data)
             self.notifier.ready()
             while not self.stopped:
-                session = Session(self, lock)
+                session = self.session = Session(self, lock)
                 began = time.monotonic()
                 try:
                     session.run()
                 except AgainError as again:
                     self.say(str(again))
                 except (DaedalusError, OSError, EOFError) as error:
-                    self.fail("watch", str(error))
+                    if not self.stopped and not self.hup:  # else it is no more than what was asked for
+                        self.fail("watch", str(error))
                 finally:
                     session.close()
                 if self.stopped:
@@ -106,11 +108,16 @@ class Watch:
         if self.stopped:
             raise SystemExit(1)
         self.stopped = True
-        self.wake()
+        self._end_soon()
 
     def _asked_to_reload(self) -> None:
         self.hup = True
+        self._end_soon()
+
+    def _end_soon(self) -> None:
         self.wake()
+        if self.session is not None:
+            self.session.end_soon()
 
     def _reload(self) -> None:
         self.hup = False

@@ -14,6 +14,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from daedalus_etl.simulator import Market, simulate
 from tests import harness, roots
 from tests.crash.faults import mounts, runs
 from tests.crash.faults.plan import Plan
@@ -280,3 +281,23 @@ def test_where_folders_cannot_change_places_an_hour_is_published_when_it_is_over
         assert len(list((tmp_path / "data/processed/silver/ticker").rglob("*.parquet"))) == 1
         code, _ = watcher.terminate()
         assert code == 0, watcher.log
+
+
+def test_sigterm_while_it_catches_up_ends_it_after_the_partition_in_hand(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    simulate(data, Market(hours=12, symbols=2, books_per_second=0.3, trades_per_second=0.3, quotes_per_second=0.3))
+    with Watcher(data, tmp_path / "scratch") as watcher:
+        wait_until(lambda: records(data), 60, lambda: watcher.log)
+        code, seconds = watcher.terminate()
+        assert code == 0, watcher.log
+        assert seconds < 10
+        assert "error" not in watcher.log.lower()
+    made = records(data)
+    assert 0 < len(made) < 12 * 2 * 3
+    assert roots.run_child(data).code == 0
+    assert {name: records(data)[name] for name in made} == made, "what was made is made again"
+
+
+def records(data: Path) -> dict[str, int]:
+    """The records of hours of silver, and when they were written."""
+    return {str(path): path.stat().st_mtime_ns for path in data.glob("state/silver.*/**/*T*.json")}
