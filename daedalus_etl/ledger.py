@@ -8,6 +8,7 @@ another one takes its place.
 
 from __future__ import annotations
 
+import bisect
 import io
 import json
 import os
@@ -82,7 +83,7 @@ class Ledger:
         self.processed = data / "processed"
         self.staging = staging_of(data)
         self.folder = folder_of(data, model) / f"exchange={lane.exchange}" / f"symbol={lane.symbol}" / part
-        self._names: set[str] | None = None
+        self._names: list[str] | None = None  # of what has a record, in order of time
 
     # -- reading ----------------------------------------------------------------------------------------------
 
@@ -95,8 +96,8 @@ class Ledger:
                     found = [e.name for e in entries]
             except FileNotFoundError:
                 found = []
-            self._names = {name[: -len(".json")] for name in found if name.endswith(".json")} - {"head"}
-        return sorted(self._names)
+            self._names = sorted({name[: -len(".json")] for name in found if name.endswith(".json")} - {"head"})
+        return self._names
 
     def get(self, partition: str) -> Record | None:
         """The record of a partition; None if there is none, or one of another version: the partition is made again.
@@ -222,10 +223,11 @@ class Ledger:
         for line in (first, *(vars(one) for one in inputs)):
             text.write(json.dumps(line, sort_keys=True, default=list) + "\n")
         self._replace(self._path(record.partition).name, text.getvalue().encode())
-        newest = max(self.partitions, default="")
-        assert self._names is not None
-        self._names.add(record.partition)
-        if record.partition >= newest:
+        known = self.partitions
+        place = bisect.bisect_left(known, record.partition)
+        if known[place : place + 1] != [record.partition]:
+            known.insert(place, record.partition)
+        if record.partition == known[-1]:
             self._replace("head.json", _head_of(record))
 
     def _replace(self, name: str, content: bytes) -> None:
@@ -240,10 +242,11 @@ class Ledger:
         """Do what a crash right behind a record may have left undone: remove what the record put out of use, and write
         the head."""
         states = {}
+        newest = next(reversed(self.partitions), "")
         for record in records:
             self.remove_obsolete(record)
             states[record.partition] = record.state
-            if record.partition == self.partitions[-1] and _head_of(record) != self._head():
+            if record.partition == newest and _head_of(record) != self._head():
                 self._replace("head.json", _head_of(record))
         for name in self._states():
             partition = name.partition(".")[0]
