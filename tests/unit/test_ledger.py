@@ -131,3 +131,25 @@ def test_auto_takes_what_cores_and_memory_allow(cores: int, gigabytes: float, wo
 def test_a_piece_is_never_empty(tmp_path: Path) -> None:
     profile: Any = replace(profiles.load("pi4"), memory_limit=32_000_000)
     assert limits.rows_at_once(profile, "orderbook") >= 10_000
+
+
+def test_tidying_is_linear_in_the_records(book: Ledger) -> None:
+    """Each name of a partition is taken a number of times that does not grow with how many there are."""
+
+    class Name(str):
+        compared = 0
+
+        def __lt__(self, other: str) -> bool:
+            Name.compared += 1
+            return str.__lt__(self, other)
+
+    def comparisons(count: int) -> int:
+        names = [Name(hour(n)) for n in range(count)]
+        book._names = list(names)
+        Name.compared = 0
+        book.tidy(replace(RECORD, partition=name) for name in names)
+        assert book.partitions == names
+        return Name.compared
+
+    book._write(RECORD, [])
+    assert comparisons(2_000) < 100 * 2_000
