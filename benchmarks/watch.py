@@ -193,6 +193,8 @@ def idle(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
         wait_until(lambda: "Watching" in watcher.log, 3600, lambda: watcher.log)
         ready, used = time.monotonic() - began, watcher.cpu_seconds()
         time.sleep(10)
+        if "Failed" in watcher.log:
+            raise SystemExit(watcher.log[-2000:])
         sampler = Sampler(watcher)
         sampler.start()
         time.sleep(minutes * 60)

@@ -35,6 +35,7 @@ PROJECT = Path(__file__).parents[1]
 CHANNEL, MODEL, BARS, DURATION = "ticker", "silver.ticker", "gold.ticker_bars", 3600
 EXCHANGE, SAMPLE = "demo", "YEAR000-EUR"
 FIRST_ROW_US = 60 * US  # after the hour's begin
+STATES = 48  # of a lane's newest hours that are kept
 LINKS = 50_000  # of one file: ext4 allows 65,000
 OPTIONS = ("--select", f"+{BARS}", "--durations", str(DURATION))
 WATCH_OPTIONS = ("--select", f"+{BARS}", "--var", f"bar_durations={DURATION}")
@@ -191,8 +192,8 @@ def _lane(root: Path, template: Template, shapes: Shapes, begin: int, hours: int
         (memory / f"{name}.json").write_text(
             f"{json.dumps(mark)}\n{json.dumps([str((root / path).absolute()), *known])}\n"
         )
-        is_last = hour == begin + (hours - 1) * HOUR_US
-        start, end = end, files.digest(shapes.state if is_last else name.encode())
+        is_kept = hour >= begin + (hours - STATES) * HOUR_US
+        start, end = end, files.digest(shapes.state if is_kept else name.encode())
         output = silver(f"{CHANNEL}/{partition_path(EXCHANGE, symbol, hour)}/{name}-year.parquet", name.encode())
         listing = digest([[CHANNEL, path, status.st_size, status.st_mtime_ns]])
         record = {
@@ -202,8 +203,9 @@ def _lane(root: Path, template: Template, shapes: Shapes, begin: int, hours: int
         entry = {**shapes.entry, **times, "path": path, "digest": found, "size": status.st_size,
                  "mtime_ns": status.st_mtime_ns}  # fmt: skip
         (book / f"{name}.json").write_text(json.dumps(record) + "\n" + json.dumps(entry) + "\n")
+        if is_kept:
+            (book / record["state"]).write_bytes(shapes.state)
         days.append((hour // DAY_US, name, output["digest"]))
-    (book / record["state"]).write_bytes(shapes.state)
     head = {"partition": record["partition"], "state": record["state"], "max_clock": record["max_clock"]}
     (book / "head.json").write_text(json.dumps(head))
     _days(root / f"state/{BARS}/{lane}/{DURATION}s", shapes, symbol, days, gold, record["max_clock"])

@@ -9,6 +9,7 @@ import pytest
 
 from daedalus_etl.lanes import DAY_US, HOUR_US, US, partition_path
 from tests import harness, roots, year
+from tests.watching import Watcher, wait_until
 
 END_US = 1770163200 * US
 ARGUMENTS = ("--select", "+gold.ticker_bars", "--durations", "3600")
@@ -56,3 +57,16 @@ def test_what_comes_next_is_all_that_is_made(tmp_path: Path) -> None:
 def test_a_lane_lies_where_its_hours_say(root: Path) -> None:
     folder = root / "raw/ready/ccxt/ticker" / partition_path("demo", "YEAR001-EUR", END_US - DAY_US)
     assert len(list(folder.glob("*.parquet"))) == 1
+
+
+def test_a_watcher_follows_it(tmp_path: Path) -> None:
+    """What the cost of a quiet cycle is measured on must be lanes that are followed."""
+    year.make(tmp_path / "data", lanes=2, hours=60, end_us=END_US, workers=1)
+    with Watcher(tmp_path / "data", tmp_path / "scratch", *year.WATCH_OPTIONS, "--log-format", "json") as watcher:
+        wait_until(lambda: "Watching" in watcher.log, 60, lambda: watcher.log)
+        row = {"capture_ts": END_US + 5 * US, "bid": 1.0, "ask": 1.1}
+        harness.write_bronze(tmp_path / "data", "ticker", [row], exchange="demo", symbol="YEAR001-EUR", name="next")
+        made = tmp_path / "data/processed/silver/ticker" / partition_path("demo", "YEAR001-EUR", END_US)
+        wait_until(lambda: list(made.glob("*.parquet")), 20, lambda: watcher.log)
+        assert watcher.terminate()[0] == 0
+        assert "failed" not in watcher.log
