@@ -39,6 +39,7 @@ def connect(memory_limit: int, temp: Path | None, threads: int = 1) -> duckdb.Du
     con.execute("set TimeZone = 'UTC'")
     con.execute("set allocator_flush_threshold = '8MB'")
     con.execute("set allocator_bulk_deallocation_flush_threshold = '8MB'")
+    con.execute("set enable_external_file_cache = false")  # segments are read once; it would fill the memory limit
     con.execute("set enable_progress_bar = false")
     con.execute("set autoinstall_known_extensions = false")
     con.execute("set autoload_known_extensions = false")

@@ -19,7 +19,7 @@ import pytest
 from numba import njit
 
 from daedalus_etl import files
-from daedalus_etl.engine import Slot
+from daedalus_etl.engine import Slot, connect
 from tests import harness
 
 
@@ -396,6 +396,19 @@ def test_numba_sees_the_bits_of_a_scalar() -> None:
 
 def test_numba_rounds_half_to_even() -> None:
     assert [rounded(x) for x in (0.5, 1.5, 2.5, -0.5, -1.5, 4503599627370497.5)] == [0, 2, 2, 0, -2, 4503599627370498]
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_what_was_read_of_a_file_stays_in_memory_unless_that_is_turned_off(tmp_path: Path, ours: bool) -> None:
+    """A watcher would fill its memory limit with segments that are read once."""
+    path = tmp_path / "numbers.parquet"
+    pq.write_table(pa.table({"n": np.random.default_rng(1).random(100_000)}), path)
+    with connect(1_000_000_000, None) if ours else duckdb.connect() as connection:
+        connection.execute("select sum(n) from read_parquet($1)", [str(path)]).fetchall()
+        kept = connection.execute(
+            "select sum(memory_usage_bytes) from duckdb_memory() where tag = 'EXTERNAL_FILE_CACHE'"
+        ).fetchall()
+    assert (kept[0][0] > 500_000) is not ours
 
 
 # -- prepared statements -------------------------------------------------------------------------------------------
