@@ -408,7 +408,7 @@ def test_what_was_read_of_a_file_stays_in_memory_unless_that_is_turned_off(tmp_p
         kept = connection.execute(
             "select sum(memory_usage_bytes) from duckdb_memory() where tag = 'EXTERNAL_FILE_CACHE'"
         ).fetchall()
-    assert (kept[0][0] > 500_000) is not ours
+    assert bool(kept[0][0]) is not ours
 
 
 # -- prepared statements -------------------------------------------------------------------------------------------
