@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 from daedalus_etl.profiles import Profile
 
 # What a process takes beside DuckDB's own memory: Python, pyarrow, numba, and what DuckDB needs beyond its limit while
@@ -29,3 +31,11 @@ def workers_for(profile: Profile, cores: int) -> int:
     """As many processes as there are cores, and as the memory limit has room for."""
     room = (profile.memory_limit - HANDING_OUT) // (BESIDE + LEAST)
     return max(1, min(cores, room))
+
+
+def give_back() -> None:
+    """Let the C library return what it keeps: plans of queries leave holes, and a process that lives for months would
+    grow by them (glibc; others return it themselves)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from daedalus_etl import limits
 from daedalus_etl.engine import Engine
 from daedalus_etl.lanes import Lane
 from daedalus_etl.live_hours import LiveHours, journaled
@@ -29,6 +30,7 @@ class Live:
         self.replay = REPLAY
         self._stumbled: dict[LiveHours, tuple[float, float]] = {}  # until when it waits, and for how long
         self._arrived: dict[str, float] = {}
+        self._is_fuller = False  # since an hour was over
 
     def close(self) -> None:
         for one in self.hours:
@@ -109,6 +111,9 @@ class Live:
             for lane in one.channels.values():
                 needed[lane] = min(one.hour, needed.get(lane, one.hour))
         self.visible.prune(needed)
+        if self._is_fuller:
+            self._is_fuller = False
+            limits.give_back()
         self._arrived = {path: when for path, when in self._arrived.items() if self._is_awaited(path)}
         waits = bool(self._stumbled or self.visible.unread()) or any(one.waits for one in self.hours)
         return {"again": joined, "waits": waits}
@@ -137,6 +142,7 @@ class Live:
         self.tell("restage", {"lane": one.lane, "hour": hour, "behind": one.hour})
 
     def turned(self, one: LiveHours, hour: int, behind: int, proved: int) -> None:
+        self._is_fuller = True
         self.tell(
             "turned", {"lane": one.lane, "model": one.model.name, "hour": hour, "behind": behind, "proved": proved}
         )

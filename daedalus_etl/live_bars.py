@@ -95,9 +95,9 @@ class LiveBars:
         self.until.clear()
         self.redo.clear()
         start = self.hours.hour * HOUR_US
-        book = self.hours.fresh_book()
+        book, left = self.hours.standing()
         recorded = [hour for hour in map(plan.hour_of, book.partitions) if hour < self.hours.hour]
-        first = min([*self.hours.not_closed(book), self.hours.hour]) * HOUR_US
+        first = min([*left, self.hours.hour]) * HOUR_US
         for duration in self.durations:
             length = duration * US
             edge = start // length * length
@@ -131,12 +131,12 @@ class LiveBars:
         """What is published of silver from a clock on: of hours that are closed, and of those that are not yet."""
         self.rows_from = edge
         hours = self.hours
-        book = hours.fresh_book()
+        book, left = hours.standing()
         paths = []
         for name in book.partitions:
             record = book.get(name) if edge // HOUR_US <= plan.hour_of(name) < hours.hour else None
             paths += [book.processed / output.path for output in record.outputs] if record is not None else []
-        for partition in hours.published_in_parts(book, edge // HOUR_US):
+        for partition in hours.published_in_parts(hour for hour in left if hour >= edge // HOUR_US):
             paths += [partition.target.parent / part.name for part in partition.now.parts]
         self.came = None
         if self.columns:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -122,18 +122,19 @@ class LiveHours:
         target = f"{self.model.folder}/{place}/{partition}-{short(self.lane.symbol)}.parquet"
         return OpenPartition(self.book, partition, target, self.scope.profile.parquet)
 
-    def fresh_book(self) -> ledger.Ledger:
-        """The records as they are now: another process writes those of closed hours."""
-        return self.scope.ledger(self.model, self.lane)
+    def standing(self) -> tuple[ledger.Ledger, list[int]]:
+        """The records as they are now, and the hours before the open one that have a journal and no record. Both of one
+        moment: another process closes hours meanwhile, and one that it closes in between would be in neither."""
+        while True:
+            book = self.scope.ledger(self.model, self.lane)
+            closed = set(book.partitions)
+            left = [hour for hour in journaled(book) if hour < self.hour and hour_name(hour * HOUR_US) not in closed]
+            if closed.issuperset(self.scope.ledger(self.model, self.lane).partitions):
+                return book, left
 
-    def not_closed(self, book: ledger.Ledger) -> list[int]:
-        """The hours before the open one that still have a journal, and no record."""
-        closed = set(book.partitions)
-        return [hour for hour in journaled(book) if hour < self.hour and hour_name(hour * HOUR_US) not in closed]
-
-    def published_in_parts(self, book: ledger.Ledger, first: int) -> list[OpenPartition]:
-        """The hours from one on that are not closed: the open one, and those before it that still have a journal."""
-        earlier = [self._partition(hour) for hour in self.not_closed(book) if hour >= first]
+    def published_in_parts(self, left: Iterable[int]) -> list[OpenPartition]:
+        """These hours, and the open one."""
+        earlier = [self._partition(hour) for hour in left]
         for one in earlier:
             one.now = read(one.path)
         return [*earlier, self.open]

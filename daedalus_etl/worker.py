@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from daedalus_etl import catalog, kernels, ledger
+from daedalus_etl import catalog, kernels, ledger, limits
 from daedalus_etl.catalog import Catalog, Survey
 from daedalus_etl.errors import DaedalusError
 from daedalus_etl.lanes import Lane, Segment
@@ -105,6 +105,7 @@ class Hand:
             self.lane(lane, temp)
         finally:
             self.scope.reach = Reach()
+            limits.give_back()
 
     def whole(self, lane: Lane, temp: Path) -> None:
         """Bring a lane up to date with all that is there, as a run does."""
