@@ -79,7 +79,7 @@ class Slot:
         self.table = schema.empty_table()
 
     def put(self, table: pa.Table) -> None:
-        """Raises pyarrow.ArrowInvalid if the columns are not those that statements were planned with."""
+        """Raises ValueError if the columns are not those that statements were planned with."""
         self.table = table.cast(self.table.schema)
 
     def clear(self) -> None:

@@ -216,6 +216,10 @@ class Ledger:
         except FileNotFoundError:
             return []
 
+    def journals(self) -> list[str]:
+        """The partitions that are not over: those that `parts` keeps a journal of, in order of time."""
+        return [name.removesuffix(OPEN) for name in self.opened() if name.endswith(OPEN)]
+
     def _write(self, record: Record, inputs: list[Input]) -> None:
         record = replace(record, inputs=len(inputs))
         first = {"version": VERSION, **vars(record), "outputs": [vars(output) for output in record.outputs]}

@@ -205,7 +205,7 @@ class LiveBars:
         for part in gone:
             if part.first <= edge:  # its earlier bars stay as they are
                 before = open_day.read([part])
-                early = pc.less_equal(before.column("bar_end").cast(pa.int64()), edge)
+                early = pc.less_equal(_ends(before), edge)
                 rows = pa.concat_tables([before.filter(early).cast(rows.schema), rows])
         if rows.num_rows:
             staged = [open_day.stage(rows, "bar_end")]
@@ -213,8 +213,12 @@ class LiveBars:
             open_day.join("bar_end")
 
     def adopt(self, duration: int, partition: str, until: int, path: str) -> None:
-        """Take over the bars of an open day that end at or before `until` us, made elsewhere; '' if there are none. Not
-        before all rows behind them are in again: it replaces all bars of the day."""
+        """Take over the bars of an open day that end at or before `until` us, made elsewhere; '' if there are none.
+
+        Not before all rows behind them are in again: with those that are made of these it replaces all bars of the day.
+        What was published behind them stays until its end is proved once more: a lane that begins anew may know of no
+        later row.
+        """
         self.offered[duration, partition] = until, path
         self._adopt()
 
@@ -224,7 +228,6 @@ class LiveBars:
             self._take_over(duration, partition, until, path)
 
     def _take_over(self, duration: int, partition: str, until: int, path: str) -> None:
-        import pyarrow as pa
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
 
@@ -237,7 +240,7 @@ class LiveBars:
         edge = until // length * length
         staged = []
         if path:
-            ends = pq.read_table(path, columns=["bar_end"]).column(0).cast(pa.int64())
+            ends = _ends(pq.read_table(path, columns=["bar_end"]))
             first, last = pc.min(ends).as_py(), pc.max(ends).as_py()
             part = open_day.taken(Path(path), len(ends), first, last, ADOPTED)
             staged.append((part, Path(path)))
@@ -250,6 +253,10 @@ class LiveBars:
                 staged.append(open_day.stage(rows, "bar_end"))
         if not open_day.now.header and not open_day.resume(self._header()):
             open_day.begin(self._header())
+        later = [part for part in open_day.now.parts if part.last > ended]
+        if later:
+            rows = open_day.read(later)
+            staged.append(open_day.stage(rows.filter(pc.greater(_ends(rows), ended)), "bar_end"))
         if staged:
             open_day.commit(staged, ended, gone=list(open_day.now.parts))
         self.until[duration] = max(ended, self.until.get(duration, 0))
@@ -257,3 +264,10 @@ class LiveBars:
 
     def join(self) -> bool:
         return any(day.join("bar_end") for day in self.days.values() if day.now.parts)
+
+
+def _ends(bars: pa.Table) -> Any:
+    """When they end, us."""
+    import pyarrow as pa
+
+    return bars.column("bar_end").cast(pa.int64())

@@ -19,7 +19,7 @@ from daedalus_etl.catalog import describe, hour_name
 from daedalus_etl.engine import Engine
 from daedalus_etl.errors import DaedalusError
 from daedalus_etl.lanes import HOUR_US, Lane, Segment
-from daedalus_etl.ledger import OPEN, Input
+from daedalus_etl.ledger import Input
 from daedalus_etl.live_bars import LiveBars
 from daedalus_etl.make import short
 from daedalus_etl.models import Model
@@ -404,7 +404,7 @@ class LiveHours:
 
 def journaled(book: ledger.Ledger) -> list[int]:
     """The hours (since the epoch) of which there are journals, in order."""
-    return [plan.hour_of(name.removesuffix(OPEN)) for name in book.opened() if name.endswith(OPEN)]
+    return [plan.hour_of(name) for name in book.journals()]
 
 
 def open_hour(scope: Scope, lane: Lane, now: float) -> int:

@@ -44,8 +44,7 @@ class Standing:
 
 def opened(book: Ledger) -> dict[str, Journal]:
     """What `daedalus watch` has published in parts, of partitions that are not over, by partition."""
-    names = [name.removesuffix(OPEN) for name in book.opened() if name.endswith(OPEN)]
-    return {name: parts.read(book.folder / f"{name}{OPEN}") for name in names}
+    return {name: parts.read(book.folder / f"{name}{OPEN}") for name in book.journals()}
 
 
 def pending(scope: Scope, lanes: Iterable[Lane]) -> Iterator[Pending]:
@@ -118,7 +117,7 @@ def standing(scope: Scope, lanes: Iterable[Lane], report: Report) -> list[Standi
                 for other in scope.graph.models.values()
                 if other.layer == "gold" and model.name in other.refs
                 for day in plan.gold(scope, other, lane)
-                if day.reason and day.partition not in opened(scope.ledger(other, lane, day.duration))
+                if day.reason and day.partition not in scope.ledger(other, lane, day.duration).journals()
             ]
             one = _standing(scope, model, lane, steps, len(stale) + len(bars), report, book.head().get("max_clock"))
             found.append(_with_live(one, live.values()))

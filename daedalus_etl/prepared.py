@@ -98,9 +98,10 @@ class PreparedWalk(Walk):
         """Prepare everything; again when the unit of prices becomes known, since it is a constant of the statements."""
         over, prepare = self._over_tables(self.statements.bound), self.statements.prepare
         for name in self.inputs:
-            table, carried = _table(name), _carried(name)
+            table, carried, channel = _table(name), _carried(name), self.graph.models[name].channel
             (bronze,) = self.graph.render(self.graph.models[name], over)
             edge = f"(select span_end_us - {round(self.looks_back[name] * US)} from bounds)"
+            prepare(f"empty_raw_{channel}", f"delete from raw_{channel}")
             prepare(f"fill_{table}", f"insert into {table} {self._taken(name, bronze)}")
             prepare(f"empty_{table}", f"delete from {table}")
             prepare(f"carry_{table}", f"insert into next_{carried} {self._carry_sql(name, edge)}")
@@ -209,7 +210,7 @@ class PreparedWalk(Walk):
     def _fill(self, files: Files) -> None:
         for name, lane in self.inputs.items():
             channel = self.graph.models[name].channel
-            self.engine.con.execute(f"delete from raw_{channel}")
+            self.statements.run(f"empty_raw_{channel}")
             if files.get(channel):
                 source = self.engine.raw(channel, lane or self.lane, files[channel])
                 columns = ", ".join([*SCHEMAS[channel], "segment", "position"])

@@ -36,7 +36,8 @@ MANY = Market(hours=0.1, symbols=("SHIB-USDT",), start=START, seed=6, quotes_per
 TIDY = Mischief(duplicate=0.15)  # changes no row that was published
 WILD = Mischief(late=0.08, very_late=0.08, duplicate=0.08, reordered=0.12, torn=0.12, growing=0.1, changed=0.08)
 SPEED = 30
-OPTIONS = ("--poll-interval", "0.5", "--workers", "2", "--var", "channel_patience=8")
+OPTIONS = ("--poll-interval", "0.5", "--workers", "2", "--var")
+PATIENCE = 8  # s
 
 
 @dataclass
@@ -141,7 +142,12 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Scene:
         Feeder(folder / "market", segment_seconds=1, symbols=("SHIB-USDT",)),
     )  # fmt: skip
     made = scene(folder, feeders, ("BTC-USDT", "SHIB-USDT"))
-    play(made, Watcher(made.data, folder / "scratch", *OPTIONS), kills=(0.35, 0.75), speed=SPEED)
+    play(
+        made,
+        Watcher(made.data, folder / "scratch", *OPTIONS, f"channel_patience={PATIENCE}"),
+        kills=(0.35, 0.75),
+        speed=SPEED,
+    )
     return made
 
 
@@ -207,8 +213,11 @@ def soak(folder: Path, feeders: Sequence[Feeder], tidy: Sequence[str], seed: int
     chance = random.Random(seed)
     spans = [(feeder.ends_us - feeder.begins_us) / 1e6 for feeder in feeders]
     moments = sorted(chance.uniform(0.02, 0.98) for _ in range(kills))
-    watcher = Watcher(made.data, folder / "scratch", *OPTIONS)
-    play(made, watcher, moments, speed=max(spans) / 60 / minutes, longest=300)
+    speed = max(spans) / 60 / minutes
+    # a channel is not silent between two of its segments, nor while the watcher starts again
+    patience = PATIENCE + 3 * max(feeder.segment_us for feeder in feeders) / 1e6 / speed
+    watcher = Watcher(made.data, folder / "scratch", *OPTIONS, f"channel_patience={patience:.0f}")
+    play(made, watcher, moments, speed, longest=300)
     assert made.differences == []
     assert max(made.onlookers[0].most_files.values()) < 100
     assert made.code == 0
