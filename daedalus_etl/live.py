@@ -80,17 +80,10 @@ class Live:
     def pulse(self, paths: Iterable[str] = ()) -> dict[str, Any]:
         """Look at files that may have come, and take in what is ready. Returns what it waits for."""
         for path in [*paths, *self.visible.unread()]:
-            self._arrived.setdefault(path, time.monotonic())
-            found = self.visible.look(path)
-            if isinstance(found, Arrival):
-                for one in self.hours:
-                    if found.lane in one.channels.values():
-                        one.arrived(found)
-            elif found is not None:
-                lane, hour = found
-                for one in self.hours:
-                    if lane in one.channels.values():
-                        self.late(one, hour)
+            self._look(path)
+        for one in self.hours:
+            for path in one.not_told(time.monotonic()):
+                self._look(path)
         now = time.monotonic()
         for one in self.hours:
             if self._stumbled.get(one, (0.0, 0.0))[0] <= now:
@@ -117,6 +110,20 @@ class Live:
         self._arrived = {path: when for path, when in self._arrived.items() if self._is_awaited(path)}
         waits = bool(self._stumbled or self.visible.unread()) or any(one.waits for one in self.hours)
         return {"again": joined, "waits": waits}
+
+    def _look(self, path: str) -> None:
+        """Look at one file that may have come."""
+        self._arrived.setdefault(path, time.monotonic())
+        found = self.visible.look(path)
+        if isinstance(found, Arrival):
+            for one in self.hours:
+                if found.lane in one.channels.values():
+                    one.arrived(found)
+        elif found is not None:
+            lane, hour = found
+            for one in self.hours:
+                if lane in one.channels.values():
+                    self.late(one, hour)
 
     def _is_awaited(self, path: str) -> bool:
         """Will somebody take this file in, of those whose lag is measured?"""

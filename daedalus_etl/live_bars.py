@@ -180,8 +180,15 @@ class LiveBars:
                 continue
             for day in range(edge // DAY_US, (ended - 1) // DAY_US + 1):
                 self._publish_day(duration, day, edge, ended)
-            self.until[duration] = max(ended, until)
-            self.redo.pop(duration, None)
+            self._are_in(duration, edge, ended)
+
+    def _are_in(self, duration: int, edge: int, ended: int) -> None:
+        """The bars between these clocks are in. What is published behind them stays until it is proved anew."""
+        until = self.until[duration] = max(ended, self.until.get(duration, 0))
+        redo = self.redo.pop(duration, until)
+        redo = max(redo, ended) if redo >= edge else redo
+        if redo < until:
+            self.redo[duration] = redo
 
     def _bars(self, duration: int, day: int, edge: int, ended: int) -> pa.Table:
         """The bars of a day that begin at or after one clock and end at or before another."""
@@ -201,12 +208,12 @@ class LiveBars:
                 return
             if not open_day.resume(self._header()):
                 open_day.begin(self._header())
-        gone = [part for part in open_day.now.parts if part.last > edge]
+        gone = [part for part in open_day.now.parts if part.last > edge and part.first <= ended]
         for part in gone:
-            if part.first <= edge:  # its earlier bars stay as they are
+            if part.first <= edge or part.last > ended:  # its earlier and later bars stay as they are
                 before = open_day.read([part])
-                early = pc.less_equal(_ends(before), edge)
-                rows = pa.concat_tables([before.filter(early).cast(rows.schema), rows])
+                stays = pc.or_(pc.less_equal(_ends(before), edge), pc.greater(_ends(before), ended))
+                rows = pa.concat_tables([before.filter(stays).cast(rows.schema), rows]).sort_by("bar_end")
         if rows.num_rows:
             staged = [open_day.stage(rows, "bar_end")]
             open_day.commit(staged, min(ended, plan.last_end((day + 1) * DAY_US, duration)), gone=gone)
@@ -245,6 +252,7 @@ class LiveBars:
             part = open_day.taken(Path(path), len(ends), first, last, ADOPTED)
             staged.append((part, Path(path)))
         day = clock // DAY_US
+        ended = min(ended, plan.last_end((day + 1) * DAY_US, duration))
         if not self.columns or (ended - 1) // DAY_US < day:
             ended = edge
         if ended > edge:
@@ -255,12 +263,11 @@ class LiveBars:
             open_day.begin(self._header())
         later = [part for part in open_day.now.parts if part.last > ended]
         if later:
-            rows = open_day.read(later)
+            rows = open_day.read(later).sort_by("bar_end")
             staged.append(open_day.stage(rows.filter(pc.greater(_ends(rows), ended)), "bar_end"))
         if staged:
             open_day.commit(staged, ended, gone=list(open_day.now.parts))
-        self.until[duration] = max(ended, self.until.get(duration, 0))
-        self.redo.pop(duration, None)
+        self._are_in(duration, day * DAY_US, ended)
 
     def join(self) -> bool:
         return any(day.join("bar_end") for day in self.days.values() if day.now.parts)

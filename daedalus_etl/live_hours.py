@@ -31,6 +31,7 @@ from daedalus_etl.visible import Arrival
 if TYPE_CHECKING:
     from daedalus_etl.live import Live
 
+LOOKED_AFTER = 1.0  # seconds between two looks at a channel that is silent, at least
 SAVED_AFTER = 60.0  # seconds between two saved states of a lane, at least
 ROW_COST, SEGMENT_COST = 1 / 20_000, 0.004  # seconds that a restart takes to walk over a row, and a segment
 
@@ -237,6 +238,21 @@ class LiveHours:
             if other != self.lane and seen[other].last and now - seen[other].heard <= self.patience:
                 until = min(until, seen[other].last)
         return max(until, self.least)
+
+    def not_told(self, now: float) -> list[str]:
+        """Files of channels that rows wait for and that seem to be silent: they may have come, and the news not yet.
+
+        Without a look for itself, who begins anew after a while would take a channel for silent, with files there.
+        """
+        seen, own = self.live.visible.lanes, self.lane
+        found = []
+        for other in self.channels.values():
+            if other == own or own not in seen or other not in seen or not seen[other].last <= seen[own].last:
+                continue
+            if now - seen[other].heard > self.patience and now - seen[other].looked > LOOKED_AFTER and self.waits:
+                hours = range(self.hour, seen[own].last // HOUR_US + 1)
+                found += self.live.visible.not_seen(other, hours[-2:])
+        return found
 
     def take(self, now: float) -> bool:
         """Take in what is ready; False if there is nothing."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from daedalus_etl import audit
+from daedalus_etl import audit, lanes
 from daedalus_etl.audit import Facts
 from daedalus_etl.catalog import Catalog, describe, hour_name
 from daedalus_etl.lanes import HOUR_US, Lane, Segment
+from daedalus_etl.lookout import files_in
 from daedalus_etl.pool import Listener
 
 LOOKS = 2  # at a segment that cannot be read, and does not change, until it is put aside
@@ -23,7 +24,8 @@ class Seen:
 
     segments: dict[str, tuple[Segment, Facts]] = field(default_factory=dict)
     last: int = 0  # the last clock of any row, us
-    heard: float = 0.0  # when a segment came last, s (monotonic)
+    heard: float = 0.0  # when something came last, s (monotonic)
+    looked: float = 0.0  # when its folders were looked at last, because it was silent, s (monotonic)
     waiting: dict[str, tuple[tuple[int, int], int]] = field(default_factory=dict)  # what cannot be read yet
 
 
@@ -124,6 +126,8 @@ class Visible:
     def _wait(self, lane: Lane, segment: Segment, facts: Facts, waits: tuple[tuple[int, int], int] | None) -> None:
         """It may still be being written: look again; put aside what stays as it is."""
         looks = 1 if waits is None or waits[0] != segment.key else waits[1] + 1
+        if looks == 1:
+            self.lanes[lane].heard = time.monotonic()  # a channel that is being written is not silent
         if looks > LOOKS and not facts.passing:
             path = describe(segment.path, self.catalog.profile.data)
             self.tell("quarantined", {"segment": path, "channel": segment.channel, "reason": facts.problem})
@@ -133,6 +137,15 @@ class Visible:
     def unread(self) -> list[str]:
         """The files to look at again."""
         return [path for seen in self.lanes.values() for path in seen.waiting]
+
+    def not_seen(self, lane: Lane, hours: Iterable[int]) -> list[str]:
+        """The files in some hours of a lane that were not looked at: nobody has told of them yet."""
+        seen = self.lanes[lane]
+        seen.looked = time.monotonic()
+        root = self.catalog.roots[lane.channel]
+        folders = (root / lanes.partition_path(lane.exchange, lane.symbol, hour * HOUR_US) for hour in hours)
+        found = [path for folder in folders for path in files_in(str(folder))]
+        return [path for path in found if path not in seen.segments and path not in seen.waiting]
 
     def lane_of(self, path: str) -> Lane | None:
         for channel, root in self.catalog.roots.items():

@@ -507,7 +507,7 @@ class Onlooker(threading.Thread):
         if lane in self.exact:
             places = self._places.get(partition, {})
             wrong = [row for row in rows if row not in places]
-            assert not wrong, f"{partition}: {len(wrong)} of {rows.total()} rows are wrong, first {wrong[0][:300]}"
+            assert not wrong, f"{partition}: {len(wrong)} of {rows.total()} rows are wrong, {_how(wrong, places)}"
             for some in files:
                 at = [places[row] for row in some]
                 assert at == sorted(at), f"{partition}: rows out of order"
@@ -556,6 +556,18 @@ class Onlooker(threading.Thread):
             raise self._error
         if error is None:
             self.look()
+
+
+def _how(wrong: Sequence[str], right: Iterable[str]) -> str:
+    """Where the first of the wrong rows is not as the right one that begins like it."""
+    values = wrong[0].split(", ")
+    near = max((row.split(", ") for row in right), key=lambda row: _alike(row, values), default=[])
+    off = [f"{at}: {mine}, not {want}" for at, (mine, want) in enumerate(zip(values, near, strict=False)) if mine != want]
+    return f"first {wrong[0][:300]}, off at {len(off)} of {len(values)}: {'; '.join(off[:20])}"
+
+
+def _alike(row: Sequence[str], other: Sequence[str]) -> int:
+    return next((at for at, pair in enumerate(zip(row, other, strict=False)) if pair[0] != pair[1]), len(row))
 
 
 @dataclass

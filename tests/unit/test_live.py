@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +17,7 @@ from daedalus_etl.live_bars import LiveBars
 from daedalus_etl.live_hours import LiveHours
 from daedalus_etl.parts import OpenPartition
 from daedalus_etl.times import parse_time
+from daedalus_etl.visible import Seen, Visible
 
 LANE = Lane("kraken", "BTC-USD", "trades")
 RECORD = Record("2026-02-03T14", "BTC-USD", {"macros": "a"}, {"levels": 20}, {}, "", "", 5, "listing")
@@ -48,29 +51,110 @@ def test_an_hour_that_is_closed_while_it_is_asked_for_is_closed_or_not(
     assert not_closed == ([] if closes else [hours.hour - 1])
 
 
+def test_a_channel_is_not_taken_for_silent_before_its_folder_was_looked_at(tmp_path: Path) -> None:
+    """Who begins anew after a while has heard nothing yet of what has come meanwhile."""
+    book = replace(LANE, channel="orderbook")
+    hour, now = parse_time("2026-02-03T16") // HOUR_US, time.monotonic()
+    root = tmp_path / "trades"
+    path = root / f"exchange=kraken/symbol=BTC-USD/year=2026/month=2/day=3/hour={16}/new.parquet"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    visible = Visible(SimpleNamespace(roots={"trades": root}), lambda *_: None)  # type: ignore[arg-type]
+    visible.lanes = {
+        book: Seen(last=hour * HOUR_US + 9 * MINUTE, heard=now),
+        LANE: Seen(last=hour * HOUR_US + 5 * MINUTE, heard=now - 100),
+    }
+
+    class Following(LiveHours):
+        waits = True
+
+        def __init__(self) -> None:
+            self.lane, self.channels, self.hour = book, {"orderbook": book, "trades": LANE}, hour
+            self.live = SimpleNamespace(visible=visible)  # type: ignore[assignment]
+            self.patience = 99.0
+
+    hours = Following()
+    assert hours.not_told(now - 2) == [], "it was not silent for so long"
+    assert hours.not_told(now) == [str(path)]
+    assert hours.not_told(now + 0.5) == [], "it was looked at just now"
+    visible.lanes[LANE].looked = 0.0
+    visible.lanes[LANE].segments[str(path)] = None  # type: ignore[assignment]
+    assert hours.not_told(now) == [], "it is known"
+    visible.lanes[LANE].looked, visible.lanes[LANE].segments = 0.0, {}
+    Following.waits = False
+    assert hours.not_told(now) == [], "nobody waits for it"
+
+
+DAY, MINUTE = parse_time("2026-02-03"), 60 * US
+MIDNIGHT = DAY + DAY_US
+
+
 def test_a_published_bar_stays_when_its_day_is_taken_over_by_one_who_knows_of_no_row_behind_it(tmp_path: Path) -> None:
     """The last bar before midnight, ended by a row of the next day; then the lane begins anew, and what is made of the
     day elsewhere ends before it."""
-    files.empty_folder(tmp_path / "state" / "staging")
-    book = Ledger(tmp_path, "gold.trades_bars", LANE, "60s")
-    day, minute = parse_time("2026-02-03"), 60 * US
-    last = day + DAY_US
+    open_day = with_bars(tmp_path, MIDNIGHT - MINUTE, MIDNIGHT)
+    theirs, _ = open_day.stage(bars(MIDNIGHT - 2 * MINUTE, MIDNIGHT - MINUTE), "bar_end")
+    (path,) = (tmp_path / "state" / "staging").glob("*.part")
+    live = following(open_day)
+    live.adopt(60, "2026-02-03", MIDNIGHT - MINUTE + 5 * US, str(path))
+    assert theirs.last == MIDNIGHT - MINUTE
+    assert ends(open_day) == [MIDNIGHT - 2 * MINUTE, MIDNIGHT - MINUTE, MIDNIGHT]
+    assert {part.name for part in open_day.now.parts} == {path.name for path in open_day.target.parent.iterdir()}
+
+
+def test_a_published_bar_stays_when_earlier_ones_are_made_again_before_it_is_proved_anew(tmp_path: Path) -> None:
+    """The last bar before midnight is in, but a kill took the word that its hour is over; a late row makes the bars
+    before it anew."""
+    open_day = with_bars(tmp_path, MIDNIGHT - 3 * MINUTE, MIDNIGHT - 2 * MINUTE, MIDNIGHT)
+    live = following(open_day, until=MIDNIGHT)
+    live.back(MIDNIGHT - 3 * MINUTE)
+    live.publish(MIDNIGHT - MINUTE + 5 * US)
+    assert ends(open_day) == [MIDNIGHT - k * MINUTE for k in (3, 2, 1, 0)]
+    assert live.redo == {60: MIDNIGHT - MINUTE}
+    live.publish(MIDNIGHT)
+    assert ends(open_day) == [MIDNIGHT - k * MINUTE for k in (3, 2, 1, 0)]
+    assert (live.redo, live.until) == ({}, {60: MIDNIGHT})
+
+
+def test_who_takes_over_a_day_still_has_the_bars_of_the_next_to_make(tmp_path: Path) -> None:
+    """Rows of the next day were in already."""
+    open_day = with_bars(tmp_path, MIDNIGHT - MINUTE, MIDNIGHT)
+    live = following(open_day, until=MIDNIGHT, last=MIDNIGHT + 7 * MINUTE)
+    live.adopt(60, "2026-02-03", MIDNIGHT - MINUTE, "")
+    assert (ends(open_day), live.until) == ([MIDNIGHT], {60: MIDNIGHT})
+
+
+def with_bars(folder: Path, *ends: int) -> OpenPartition:
+    """A day of bars that end there, us, in one part."""
+    files.empty_folder(folder / "state" / "staging")
+    book = Ledger(folder, "gold.trades_bars", LANE, "60s")
     open_day = OpenPartition(book, "2026-02-03", "gold/trades_bars/60s/2026-02-03-x.parquet", {})
     open_day.begin({"symbol": "BTC-USD"})
-    mine = [open_day.stage(bars(last - minute, last), "bar_end")]
-    open_day.commit(mine, last)
-    theirs, _ = open_day.stage(bars(last - 2 * minute, last - minute), "bar_end")
-    (path,) = (tmp_path / "state" / "staging").glob("*.part")
-    live = LiveBars.__new__(LiveBars)
-    live.hours = SimpleNamespace(is_whole=True, last=0)  # type: ignore[assignment]
-    live.durations, live.columns, live.rows_from = (60,), [], 0
-    live.until, live.redo, live.offered = {}, {}, {}
-    live.days = {(60, day // DAY_US): open_day}
-    live.adopt(60, "2026-02-03", last - minute + 5 * US, str(path))
-    assert theirs.last == last - minute
-    found = sorted(row["bar_end"] for part in open_day.now.parts for row in open_day.read([part]).to_pylist())
-    assert [int(end.timestamp() * US) for end in found] == [last - 2 * minute, last - minute, last]
-    assert {part.name for part in open_day.now.parts} == {path.name for path in open_day.target.parent.iterdir()}
+    open_day.commit([open_day.stage(bars(*ends), "bar_end")], ends[-1])
+    return open_day
+
+
+def following(open_day: OpenPartition, until: int | None = None, last: int = 0) -> LiveBars:
+    """One who has this day, and a row in every minute."""
+
+    class Following(LiveBars):
+        def __init__(self) -> None:
+            self.hours = SimpleNamespace(is_whole=True, last=last)  # type: ignore[assignment]
+            self.durations, self.columns, self.rows_from = (60,), ["close"] if until else [], 0
+            self.until, self.redo, self.offered, self.came = {60: until} if until else {}, {}, {}, None
+            self.days = {(60, DAY // DAY_US): open_day}
+            self.table, self.engine = "rows", SimpleNamespace(con=SimpleNamespace(execute=lambda _: None))  # type: ignore[assignment]
+
+        def _bars(self, duration: int, day: int, edge: int, ended: int) -> pa.Table:
+            return bars(*range(edge + MINUTE, ended + 1, MINUTE))
+
+    return Following()
+
+
+def ends(open_day: OpenPartition) -> list[int]:
+    """When the published bars end, in the order of parts and rows."""
+    parts = sorted(open_day.now.parts, key=lambda part: part.first)
+    return [int(row["bar_end"].timestamp() * US) for part in parts for row in open_day.read([part]).to_pylist()]
 
 
 def bars(*ends: int) -> pa.Table:
