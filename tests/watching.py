@@ -562,7 +562,8 @@ def _how(wrong: Sequence[str], right: Iterable[str]) -> str:
     """Where the first of the wrong rows is not as the right one that begins like it."""
     values = wrong[0].split(", ")
     near = max((row.split(", ") for row in right), key=lambda row: _alike(row, values), default=[])
-    off = [f"{at}: {mine}, not {want}" for at, (mine, want) in enumerate(zip(values, near, strict=False)) if mine != want]
+    pairs = enumerate(zip(values, near, strict=False))
+    off = [f"{at}: {mine}, not {want}" for at, (mine, want) in pairs if mine != want]
     return f"first {wrong[0][:300]}, off at {len(off)} of {len(values)}: {'; '.join(off[:20])}"
 
 
