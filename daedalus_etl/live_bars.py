@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from daedalus_etl import lanes, ledger, plan
+from daedalus_etl import files, lanes, ledger, plan
 from daedalus_etl.catalog import partition_name
 from daedalus_etl.engine import Engine
 from daedalus_etl.lanes import DAY_US, HOUR_US, US
@@ -224,7 +224,7 @@ class LiveBars:
 
         Not before all rows behind them are in again: with those that are made of these it replaces all bars of the day.
         What was published behind them stays until its end is proved once more: a lane that begins anew may know of no
-        later row.
+        later row. A day that is over by now is left alone: it is closed, or soon will be.
         """
         self.offered[duration, partition] = until, path
         self._adopt()
@@ -232,7 +232,11 @@ class LiveBars:
     def _adopt(self) -> None:
         while self.offered and self.hours.is_whole:
             (duration, partition), (until, path) = self.offered.popitem()
-            self._take_over(duration, partition, until, path)
+            day_end = parse_time(partition) + DAY_US
+            if plan.last_end(day_end, duration) > self.hours.hour * HOUR_US:
+                self._take_over(duration, partition, until, path)
+            elif path:  # the hour turned meanwhile: the day is over, and made whole by who closes it
+                files.remove(Path(path))
 
     def _take_over(self, duration: int, partition: str, until: int, path: str) -> None:
         import pyarrow.compute as pc

@@ -124,6 +124,17 @@ def test_who_takes_over_a_day_still_has_the_bars_of_the_next_to_make(tmp_path: P
     assert (ends(open_day), live.until) == ([MIDNIGHT], {60: MIDNIGHT})
 
 
+def test_a_day_that_is_over_is_not_taken_over(tmp_path: Path) -> None:
+    """It was offered while it was open; then the hour turned, and who closes hours has closed it."""
+    open_day = with_bars(tmp_path, MIDNIGHT)
+    _, staged = open_day.stage(bars(MIDNIGHT - MINUTE), "bar_end")
+    live = following(open_day, until=MIDNIGHT, last=MIDNIGHT + 7 * MINUTE)
+    live.hours.hour = MIDNIGHT // HOUR_US
+    live.adopt(60, "2026-02-03", MIDNIGHT - MINUTE, str(staged))
+    assert ends(open_day) == [MIDNIGHT]
+    assert not staged.exists()
+
+
 def with_bars(folder: Path, *ends: int) -> OpenPartition:
     """A day of bars that end there, us, in one part."""
     files.empty_folder(folder / "state" / "staging")
@@ -139,7 +150,7 @@ def following(open_day: OpenPartition, until: int | None = None, last: int = 0) 
 
     class Following(LiveBars):
         def __init__(self) -> None:
-            self.hours = SimpleNamespace(is_whole=True, last=last)  # type: ignore[assignment]
+            self.hours = SimpleNamespace(is_whole=True, last=last, hour=MIDNIGHT // HOUR_US - 1)  # type: ignore[assignment]
             self.durations, self.columns, self.rows_from = (60,), ["close"] if until else [], 0
             self.until, self.redo, self.offered, self.came = {60: until} if until else {}, {}, {}, None
             self.days = {(60, DAY // DAY_US): open_day}
