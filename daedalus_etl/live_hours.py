@@ -444,3 +444,15 @@ def open_hour(scope: Scope, lane: Lane, now: float) -> int:
         open_hours = journaled(scope.ledger(model, lane))
         hours.append(open_hours[-1] if open_hours else max(last // HOUR_US, scope.there.of(lane).hours[0]))
     return min(hours, default=-1)
+
+
+def last_seen(scope: Scope, lane: Lane, hour: int) -> int | None:
+    """The last clock (us) that shows of a lane from an hour on, in bronze or in what was published of it: it proves
+    that all bars before it have ended. None if nothing does."""
+    clocks = [scope.there.of(lane).last_clock()]
+    for model in scope.models_of(lane):
+        if model.layer == "silver":
+            book = scope.ledger(model, lane)
+            clocks += [read(book.folder / f"{name}{ledger.OPEN}").last for name in book.journals()]
+    last = max(clocks)
+    return last if last >= hour * HOUR_US else None

@@ -441,6 +441,8 @@ class Session:
     def hear(self, event: str, details: Mapping[str, Any]) -> None:
         watch = self.watch
         if event == "settled":
+            if details["proved"] is not None:
+                self.proved[details["lane"]] = details["proved"]
             for model in self.graph.models.values():
                 if model.layer == "silver" and model.channel == details["lane"].channel:
                     self.behind[details["lane"], model.name] = details["behind"]

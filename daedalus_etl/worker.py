@@ -86,12 +86,13 @@ class Hand:
 
     def settle(self, lane: Lane, temp: Path, *, followed: bool = True) -> None:
         """Bring all hours of a lane up to date that are over, and say which is the first that is not."""
-        from daedalus_etl.live_hours import open_hour
+        from daedalus_etl.live_hours import last_seen, open_hour
 
         behind = open_hour(self.scope, lane, time.time())
-        self.tell("settled", {"lane": lane, "behind": behind})
+        proved = last_seen(self.scope, lane, behind)
+        self.tell("settled", {"lane": lane, "behind": behind, "proved": proved})
         if behind >= 0:
-            self.mend(lane, temp, Reach(behind=behind, followed=followed, open_days=followed))
+            self.mend(lane, temp, Reach(behind=behind, proved=proved, followed=followed, open_days=followed))
 
     def settle_alone(self, lane: Lane, temp: Path) -> None:
         """The same, of a lane that nobody follows."""

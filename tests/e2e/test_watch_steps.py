@@ -283,6 +283,37 @@ def test_where_folders_cannot_change_places_an_hour_is_published_when_it_is_over
         assert code == 0, watcher.log
 
 
+def test_the_last_bar_of_a_day_is_there_after_a_start_and_stays_when_its_day_changes(tmp_path: Path) -> None:
+    """A row of the next day shows that it has ended, in an hour that is open then."""
+    options = options_of(tmp_path)
+    (tmp_path / "raw" / "ready" / "ccxt").mkdir(parents=True)
+    (tmp_path / "data" / "raw").symlink_to(tmp_path / "raw")
+    with Watcher(tmp_path / "data", tmp_path / "scratch", *options) as watcher:
+        desk = Desk(watcher, tmp_path / "raw", tmp_path / "project", tmp_path / "stage")
+
+        def bars() -> list[float]:
+            rows = harness.published(desk.data, "gold/ticker_bars/60s", columns=("bar_start",))
+            return sorted((row["bar_start"] - DAY) / MINUTE - 23 * 60 for row in rows)
+
+        def until_bars(minutes: list[float]) -> None:
+            wait_until(lambda: bars() == minutes, SOON, lambda: f"{bars()}\n{watcher.log[-2000:]}")
+
+        desk.put("ticker", "AAA-EUR", [55.2, 59.1], "a", hour=23)
+        desk.put("ticker", "AAA-EUR", [0.3], "a", hour=24)
+        watcher.wait_ready()
+        until_bars([55, 59])
+        watcher.kill()
+        watcher.start()
+        watcher.wait_ready()
+        desk.put("ticker", "AAA-EUR", [57.5], "late", hour=23)
+        until_bars([55, 57, 59])
+        watcher.signal(signal.SIGHUP)
+        desk.put("ticker", "AAA-EUR", [56.5], "late too", hour=23)
+        until_bars([55, 56, 57, 59])
+        desk.put("ticker", "AAA-EUR", [1.3], "b", hour=24)
+        until_bars([55, 56, 57, 59, 60])
+
+
 def test_sigterm_while_it_catches_up_ends_it_after_the_partition_in_hand(tmp_path: Path) -> None:
     data = tmp_path / "data"
     simulate(data, Market(hours=12, symbols=2, books_per_second=0.3, trades_per_second=0.3, quotes_per_second=0.3))
