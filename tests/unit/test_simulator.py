@@ -222,7 +222,7 @@ def test_another_seed_is_another_market(clean: dict[str, pa.Table]) -> None:
 def test_the_market_is_the_same_without_the_jit(tmp_path: Path) -> None:
     market = "Market(hours=0.01, symbols=('ETH-USDT',), dirt=0.1)"
     code = f"from daedalus_etl.simulator import *; simulate({str(tmp_path / 'off')!r}, {market})"
-    root = Path(simulator.__file__).parents[1]
+    root = Path(simulator.__file__).parents[2]
     environment = os.environ | {"NUMBA_DISABLE_JIT": "1", "PYTHONPATH": str(root)}
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, env=environment, timeout=60)
     simulate(tmp_path / "on", Market(hours=0.01, symbols=("ETH-USDT",), dirt=0.1))
@@ -358,14 +358,14 @@ def test_trades_lie_at_plausible_quotes(clean: dict[str, pa.Table]) -> None:
 
 def test_a_book_nets_the_trades_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """With no other flow, what a book lacks is what was traded since the last one."""
-    parameters = simulator._parameters
+    parameters = simulator.rows._parameters
 
     def only_trades(market: Market, symbol: str) -> tuple[np.void, np.void]:
         p, s = parameters(market, symbol)
         p["flow_rate"] = 1e-9
         return p, s
 
-    monkeypatch.setattr(simulator, "_parameters", only_trades)
+    monkeypatch.setattr(simulator.rows, "_parameters", only_trades)
     tables = lane_tables(Market(hours=0.02, symbols=("BTC-USDT",), dirt=0), "BTC-USDT")
     trades = rows_of(tables["trades"])
     assert len(trades) > 50
