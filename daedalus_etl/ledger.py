@@ -179,7 +179,8 @@ class Ledger:
     ) -> Record:
         """Publish a staged file as `target` (below processed/), then the record with its state; all of it or none.
 
-        Without a staged file the record's own outputs stay. Returns the record as it was written.
+        Without a staged file the record's own outputs stay. What the record calls obsolete goes, and what was published
+        before under another name. Returns the record as it was written.
         """
         before = self.get(record.partition)
         if before and staged is not None and target not in {o.path for o in before.outputs} | set(before.obsolete):
@@ -194,7 +195,8 @@ class Ledger:
             record = replace(record, state=f"{record.partition}.{record.end}.state")
             if not (self.folder / record.state).is_file():
                 self._replace(record.state, blob)
-        old = {o.path for o in before.outputs} | set(before.obsolete) if before else set()
+        old = set(record.obsolete)
+        old |= {o.path for o in before.outputs} | set(before.obsolete) if before else set()
         record = replace(record, obsolete=tuple(sorted(old - {o.path for o in record.outputs})))
         self._write(record, list(inputs))
         self.remove_obsolete(record)

@@ -9,7 +9,7 @@ from typing import Any
 
 from daedalus_etl import limits
 from daedalus_etl.engine import Engine
-from daedalus_etl.lanes import Lane
+from daedalus_etl.lanes import HOUR_US, Lane
 from daedalus_etl.live_hours import LiveHours, journaled
 from daedalus_etl.plan import Scope
 from daedalus_etl.pool import Listener
@@ -57,18 +57,23 @@ class Live:
             self.hours.remove(one)
             self._stumbled.pop(one, None)
             one.close()
+        self.visible.keep({lane for one in self.hours for lane in one.channels.values()})
 
     def _begin(self, one: LiveHours) -> None:
         hour = max([one.hour, *journaled(one.book)])
         for lane in one.channels.values():
             self.visible.begin(lane, hour)
         one.begin(hour)
+        _, left = one.standing()
+        if left:  # they are over; whether that was told is not known
+            self.turned(one, left[0], one.hour, max(one.last, one.hour * HOUR_US))
 
     def adopt(self, model: str, lane: Lane, duration: int, partition: str, until: int, path: str) -> None:
         for one in self.hours:
             for bars in one.bars:
                 if one.lane == lane and bars.model.name == model:
-                    bars.adopt(duration, partition, until, path)
+                    with self._telling(one):
+                        bars.adopt(duration, partition, until, path)
 
     def closed(self, lane: Lane) -> None:
         """Who closes hours is through with a lane."""
@@ -90,6 +95,8 @@ class Live:
                 with self._telling(one):
                     if one in self._stumbled:
                         self._begin(one)
+                        if any(bars.lacks for bars in one.bars):
+                            self.restage(one, one.hour - 1)
                     one.take(now)
                     if self._stumbled.pop(one, None) is not None:
                         self.tell("recovered", {"model": one.model.name, "lane": str(one.lane)})
@@ -103,6 +110,8 @@ class Live:
         for one in self.hours:
             for lane in one.channels.values():
                 needed[lane] = min(one.hour, needed.get(lane, one.hour))
+            if one.sleeps and one not in self._stumbled:
+                self.tell("asleep", {"lane": one.lane})
         self.visible.prune(needed)
         if self._is_fuller:
             self._is_fuller = False

@@ -178,8 +178,10 @@ class LiveBars:
             ended = last // length * length
             if ended <= edge or not self.columns or not self.hours.is_whole:
                 continue
-            for day in range(edge // DAY_US, (ended - 1) // DAY_US + 1):
-                self._publish_day(duration, day, edge, ended)
+            behind = min(ended, (self.hours.hour + 1) * HOUR_US)  # of the last row that there can be
+            for day in range(edge // DAY_US, (behind - 1) // DAY_US + 1):
+                if not self._is_over(day, duration):
+                    self._publish_day(duration, day, edge, ended)
             self._are_in(duration, edge, ended)
 
     def _are_in(self, duration: int, edge: int, ended: int) -> None:
@@ -232,19 +234,37 @@ class LiveBars:
     def _adopt(self) -> None:
         while self.offered and self.hours.is_whole:
             (duration, partition), (until, path) = self.offered.popitem()
-            day_end = parse_time(partition) + DAY_US
-            if plan.last_end(day_end, duration) > self.hours.hour * HOUR_US:
-                self._take_over(duration, partition, until, path)
-            elif path:  # the hour turned meanwhile: the day is over, and made whole by who closes it
+            try:
+                if not self._is_over(parse_time(partition) // DAY_US, duration):
+                    self._take_over(duration, partition, until, path)
+                    continue
+            except Exception:
+                self._ask_anew()
+                raise
+            if path:  # the hour turned meanwhile
                 files.remove(Path(path))
+            if duration not in self.until:
+                self._ask_anew()
+
+    def _is_over(self, day: int, duration: int) -> bool:
+        """Have all bars of a day ended before the open hour? Then who closes hours makes it whole."""
+        return plan.last_end((day + 1) * DAY_US, duration) <= self.hours.hour * HOUR_US
+
+    def _ask_anew(self) -> None:
+        self.hours.live.restage(self.hours, self.hours.hour - 1)
+
+    @property
+    def lacks(self) -> bool:
+        """Is there a duration of which it does not know what is in?"""
+        return len(self.until) < len(self.durations)
 
     def _take_over(self, duration: int, partition: str, until: int, path: str) -> None:
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
 
         length = duration * US
-        if until // length * length < self.rows_from:
-            self._load_rows(until // length * length)
+        if until // length * length < max(until, self.rows_from):  # what was made is also of rows that came late
+            self._load_rows(min(until // length * length, self.rows_from))
         clock = parse_time(partition)
         open_day = self._day(duration, clock)
         ended = max(self.until.get(duration, 0), self.hours.last // length * length)

@@ -31,6 +31,7 @@ from daedalus_etl.visible import Arrival
 if TYPE_CHECKING:
     from daedalus_etl.live import Live
 
+ASLEEP_US = 6 * HOUR_US  # of silence of a lane, by another channel's clock
 LOOKED_AFTER = 1.0  # seconds between two looks at a channel that is silent, at least
 SAVED_AFTER = 60.0  # seconds between two saved states of a lane, at least
 ROW_COST, SEGMENT_COST = 1 / 20_000, 0.004  # seconds that a restart takes to walk over a row, and a segment
@@ -79,6 +80,7 @@ class LiveHours:
 
     def begin(self, hour: int) -> None:
         """Stand at the end of what is in of an hour, by its journal; else before it."""
+        self.book = self.scope.ledger(self.model, self.lane)  # hours were closed meanwhile
         if self.walk is None:
             symbol = self.scope.names[self.lane]
             self.walk = PreparedWalk(
@@ -86,6 +88,7 @@ class LiveHours:
             )
         before = self._before(hour)
         started = before.end if before is not None else ledger.NOTHING
+        anew = False
         self._open(hour)
         noted = read(self.open.path).header.get("start")
         between = noted is not None and self._is_between(before, hour)
@@ -100,8 +103,11 @@ class LiveHours:
             if state is None:
                 raise DaedalusError("the state before its open hour is not kept", f"{self.model.name} {self.lane}")
             self._anew(state)
+            anew = True
         for bars in self.bars:
             bars.begin()
+            if anew:
+                bars.back(hour * HOUR_US)
 
     def _is_between(self, before: ledger.Record | None, hour: int) -> bool:
         """Are there hours behind a record, and before this one, that are not closed?"""
@@ -187,13 +193,12 @@ class LiveHours:
         record = self.book.get(self.open.partition)
         reaches = [self.open.now.until, (record.max_clock or 0) + 1 if record is not None and record.outputs else 0]
         digest = files.digest(ledger.pack(state)) if state else ledger.NOTHING
-        self.open.begin(self._header(digest))
+        self.open.begin(self._header(digest), (start, state))
         if not stands:
             self.walk.begin(state, self._kernel())
         self.at = start
         self.least, self.gone, self.back, self.unnoted = max(reaches), [], None, []
         self._gather()
-        self.open.commit([], start, state=(start, self.open.save(state)))
         self.saved, self.cost = time.monotonic(), 0.0
         for bars in self.bars:
             bars.back(start)
@@ -263,7 +268,7 @@ class LiveHours:
             end = (self.hour + 1) * HOUR_US
             if until >= end and self._next_hour() is not None:
                 self._step(end)
-                self._turn(until)
+                self._turn()
                 did = True
                 continue
             until = min(until, end)
@@ -276,6 +281,14 @@ class LiveHours:
     def waits(self) -> bool:
         """Are there rows that another channel has not passed yet?"""
         return self._own_rows(self.at, 2**62)
+
+    @property
+    def sleeps(self) -> bool:
+        """Is it silent for long while another channel goes on? Nobody needs to follow it, nor keep that channel for it,
+        until it speaks again."""
+        seen = self.live.visible.lanes
+        last = max(seen[other].last for other in self.channels.values())
+        return not self.waits and self.back is None and last - seen[self.lane].last > ASLEEP_US
 
     @property
     def is_whole(self) -> bool:
@@ -350,23 +363,27 @@ class LiveHours:
         last = max(hours[self.lane.channel], default=self.hour)
         return min((hour for found in hours.values() for hour in found if self.hour < hour <= last), default=None)
 
-    def _turn(self, proved: int) -> None:
+    def _turn(self) -> None:
         """The hour is over: go on in the next from the state at its end."""
         assert self.walk is not None
-        for bars in self.bars:  # what ended with this hour
-            bars.publish(max(self.last, min(proved - 1, (self.hour + 1) * HOUR_US)))
+        was, following = (self.hour, self.open), self._next_hour()
+        assert following is not None
+        for bars in self.bars:  # what ended with this hour, and before the next with rows
+            bars.publish(max(self.last, following * HOUR_US))
         state = self.walk.save()
         digest = files.digest(ledger.pack(state))
         inside = self._between(self._files(), self.hour * HOUR_US, (self.hour + 1) * HOUR_US)
         found = frozenset((channel, f.digest) for channel, segments in inside.items() for _, f in segments)
         self.turned = Turned(self.hour, digest, found)
-        was, following = self.hour, self._next_hour()
-        assert following is not None
         self._open(following)
-        self._anew(state, stands=True)
+        try:
+            self._anew(state, stands=True)
+        except Exception:
+            self.hour, self.open = was  # nothing says that it has turned
+            raise
         for bars in self.bars:
             bars.turn()
-        self.live.turned(self, was, following, max(self.last, following * HOUR_US))
+        self.live.turned(self, was[0], following, max(self.last, following * HOUR_US))
 
     def _go_back(self, clock: int) -> None:
         """Take what comes from here on in again."""

@@ -23,7 +23,7 @@ from daedalus_etl.catalog import Found
 from daedalus_etl.engine import Engine, connect
 from daedalus_etl.errors import DaedalusError, StoppedError
 from daedalus_etl.lanes import HOUR_US, Lane
-from daedalus_etl.ledger import Record
+from daedalus_etl.ledger import Ledger, Record
 from daedalus_etl.models import Context, Model
 from daedalus_etl.plan import Day, Scope, Step
 from daedalus_etl.silver import Walk
@@ -345,6 +345,8 @@ class _Hours:
             step.partition, symbol, self.code, self.read, self.partners, ended, "", step.until, step.listing,
             self._aside(step, found), (), step.wanted, counts, last,
         )  # fmt: skip
+        place = self._target(step.partition, step.start)
+        record = replace(record, obsolete=_under_another_name(self.ledger, record, place))
         inputs = plan.inputs_of(self.scope, found, self.channels)
         self.true[k] = self.ledger.commit(record, inputs, staged if target else None, target, state)
         self.maker.done(self.model, self.lane, self.true[k], time.perf_counter() - began)
@@ -473,9 +475,9 @@ class _Bars:
             day.silver, "", day.until, "", counts={"read": day.rows, "written": written},
         )  # fmt: skip
         target = f"{folder}/{place}/{day.partition}-{short(self.lane.symbol)}.parquet"
-        made = self.scope.ledger(self.model, self.lane, day.duration).commit(
-            record, (), staged if written else None, target
-        )
+        book = self.scope.ledger(self.model, self.lane, day.duration)
+        record = replace(record, obsolete=_under_another_name(book, record, target))
+        made = book.commit(record, (), staged if written else None, target)
         more = {"duration": day.duration} if day.duration else {}
         self.maker.done(self.model, self.lane, made, time.perf_counter() - began, **more)
 
@@ -487,6 +489,13 @@ class _Bars:
             self.model, Context(variables, lambda _: silver, lambda _: "", engine.bound)
         )
         return statement
+
+
+def _under_another_name(book: Ledger, record: Record, target: str) -> tuple[str, ...]:
+    """What was published in parts of a partition while its lane had another name, below processed/."""
+    journal, folder = book.folder / f"{record.partition}{ledger.OPEN}", (book.processed / target).parent
+    found = parts.under_another_name(journal, folder, record.symbol)
+    return tuple(str(path.relative_to(book.processed)) for path in found)
 
 
 def _is_only_chained(step: Step) -> bool:

@@ -65,21 +65,31 @@ class OpenPartition:
     def resume(self, header: Mapping[str, Any]) -> bool:
         """Take up what is noted; False if nothing is, or if it was made otherwise, or is not there any more."""
         self.now = read(self.path)
+        # all but the newest are removed as others come: the journal goes on naming them
+        self.now.states = [one for k, one in enumerate(self.now.states) if not k or self._state(one[1]).is_file()]
         there = all((self.target.parent / part.name).is_file() for part in self.now.parts)
         return self.now.header == header and there
 
-    def begin(self, header: Mapping[str, Any]) -> None:
-        """Begin anew. What is published stays until something takes its place, unless it has another name."""
-        before = read(self.path)
-        if before.header.get("symbol", header["symbol"]) != header["symbol"]:
-            was, now = (f"/symbol={one['symbol']}/" for one in (before.header, header))
-            for part in before.parts:
-                files.remove(Path(str(self.target.parent / part.name).replace(now, was)))
-        for name in self.book.opened(self.partition):
-            files.remove(self.book.folder / name)
-        content = _line(dict(header))
+    def begin(self, header: Mapping[str, Any], start: tuple[int, Mapping[str, bytes]] | None = None) -> None:
+        """Begin anew, at a clock (us) and from a state. What is published stays until something takes its place, unless
+        it has another name. The journal comes with its state, or the one before stays: what it names is removed last.
+        """
+        content, first, digest = _line(dict(header)), None, ""
+        if start is not None:
+            clock, state = start
+            digest = self.save(state)
+            nothing: dict[str, Any] = {"last": 0, "came": [], "gone": [], "inputs": [], "back": None}
+            first = {"until": clock, "state": (clock, digest), **nothing}
+            content += _line(first)
+        for path in under_another_name(self.path, self.target.parent, header["symbol"]):
+            files.remove(path)
         files.write_synced(self.path, content, self.book.staging)
         self.now = Standing(dict(header), end=len(content))
+        if first is not None:
+            _take(self.now, first)
+        for name in self.book.opened(self.partition):
+            if name not in (self.path.name, self._state(digest).name):
+                files.remove(self.book.folder / name)
 
     def load(self, digest: str) -> dict[str, bytes] | None:
         """A state that was saved; None if it is not there, or is not what was written."""
@@ -204,6 +214,14 @@ class OpenPartition:
             if at <= clock and all(part.last < at or part.first >= at for part in self.now.parts):
                 return at, digest
         return None
+
+
+def under_another_name(journal: Path, folder: Path, symbol: str) -> list[Path]:
+    """What a journal says was published while the lane had another name than this one, in whose folder it would lie."""
+    before = read(journal)
+    was = before.header.get("symbol", symbol)
+    old = Path(str(folder).replace(f"/symbol={symbol}/", f"/symbol={was}/"))
+    return [old / part.name for part in before.parts] if was != symbol else []
 
 
 def read(path: Path) -> Standing:

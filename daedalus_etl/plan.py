@@ -397,7 +397,8 @@ def gold(scope: Scope, model: Model, lane: Lane) -> Iterator[Day]:
     last = max((r.max_clock for r in hours.values() if r.max_clock is not None), default=None)
     if last is None:
         return
-    last = whole = max(last, reach.proved or last)
+    proved = min(reach.proved or last, last if reach.behind is None else reach.behind * HOUR_US)
+    last = whole = max(last, proved)
     if selection.end is not None and last >= selection.end:
         last = _last_published(scope, hours, selection.end)
     read = plain(scope.graph.variables_of(model, variables))

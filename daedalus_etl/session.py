@@ -89,12 +89,15 @@ class Session:
         self.bell = lookout.Bell(self._changed, lambda text: watch.hear("warning", {"text": f"no watches: {text}"}))
         self.changed: set[str] = set()
         self.pool: Pool | None = None
+        self.catching_up = False
         self.live: list[Hired] = []
         self.closer: Hired | None = None
         self.behind: dict[tuple[Lane, str], int] = {}  # the open hour of a lane in a model
         self.proved: dict[Lane, int] = {}
         self.staged: list[Mapping[str, Any]] = []
         self.mine: dict[Lane, int] = {}  # which follower has a lane
+        self.asleep: set[Lane] = set()  # silent for long: their own bronze wakes them, that of others does not
+        self.unsettled: set[str] = set()  # lanes of which something failed while all was brought up to date
         self.jobs: dict[Lane, Job] = {}
         self.closing: Lane | None = None
         self.failing = False  # of the job in hand
@@ -151,8 +154,9 @@ class Session:
         self._catch_up(warm=not names or kernels.is_warm(names))
         if self.watch.stopped or self.watch.hup:
             return
-        for lane in self.whole if not self._all_whole() else ():
-            self._job(lane, 0)  # their last hour as well
+        for lane in self.todo:
+            if str(lane) in self.unsettled or (lane in self.whole and not self._all_whole()):
+                self._job(lane, 0)  # again; of those that are made whole the last hour as well
         self._hire()
         self._loop()
 
@@ -187,15 +191,20 @@ class Session:
         for lane in self.todo:
             if before.get(lane) == (self.scope.names[lane], self._made_of(lane)):
                 continue
-            if lane in self.mine:
-                self.live[self.mine.pop(lane)].ask("leave", lane)
-                self.behind = {key: hour for key, hour in self.behind.items() if key[0] != lane}
+            self._leave(lane)
             self._job(lane, 0)
         self.watch.beat.lanes = len(self.todo)
         self.watch.say(f"New: {', '.join(sorted(map(str, fresh)))}.")
 
+    def _leave(self, lane: Lane) -> None:
+        """Follow a lane no more, until it has settled again."""
+        if lane in self.mine:
+            self.live[self.mine.pop(lane)].ask("leave", lane)
+            self.behind = {key: hour for key, hour in self.behind.items() if key[0] != lane}
+
     def _follow(self, lane: Lane) -> None:
         """A lane has settled: from now on it is followed."""
+        self.asleep.discard(lane)
         hour = self._open_hour(lane)
         if hour < 0 or not self.exchanges or lane in self.whole:
             return
@@ -227,10 +236,13 @@ class Session:
         if self.todo:
             self.watch.say(f"Looking at {len(self.todo)} lanes.")
             stopping = lambda: self.watch.stopped or self.watch.hup  # noqa: E731
+            self.catching_up = True
             try:
                 self.pool.make(self.todo, self.survey, self.temp, stopping, warm=warm)
             except StoppedError:
                 return
+            finally:
+                self.catching_up = False
         for one in self.pool.processes:
             one.close()
         self.pool = None
@@ -247,7 +259,10 @@ class Session:
         self.closer.process.call("stand_back")
         follow = {}
         if self.exchanges:
-            follow = {lane: hour for (lane, _), hour in self.behind.items() if lane not in self.whole and hour >= 0}
+            follow = {
+                lane: hour for (lane, _), hour in self.behind.items()
+                if lane not in self.whole and hour >= 0 and str(lane) not in self.unsettled
+            }  # fmt: skip
         for lane in follow:
             self.mine[lane] = _share(lane, self.followers, self.profile.variables)
         for k in range(self.followers):
@@ -272,6 +287,7 @@ class Session:
 
     def _loop(self) -> None:
         watch = self.watch
+        watch.passed("watch")
         next_look = time.monotonic()
         looked = next_look
         for_later = next_look
@@ -405,6 +421,8 @@ class Session:
     def _late(self, lane: Lane, hour: int) -> None:
         """Something is new in an hour of a lane's bronze: a job for each lane made of it that is beyond that hour."""
         for taker in self.takers.get(lane, ()):
+            if taker in self.asleep and taker != lane:
+                continue
             if taker not in self.mine or hour < self._open_hour(taker):
                 self._job(taker, hour, open_days=True)
 
@@ -459,6 +477,9 @@ class Session:
             path = str(self.profile.data / details["segment"])
             self.bad[path] = lanes.key_of(path)
             watch.hear(event, details)
+        elif event == "asleep":
+            self._leave(details["lane"])
+            self.asleep.add(details["lane"])
         elif event == "late" or event == "restage":
             self._job(details["lane"], details["hour"], open_days=True)
         else:
@@ -471,6 +492,8 @@ class Session:
                 )
             if event == "partition":
                 watch.alive()
+            if event == "failed" and self.catching_up:
+                self.unsettled.add(details["lane"])
             watch.hear(event, details)
 
     def hear_closer(self, event: str, details: Mapping[str, Any]) -> None:
@@ -499,6 +522,8 @@ class Session:
                 return
             raise AgainError("A process was asked to end; beginning anew.")
         assert asked is not None
+        if answer[0] == "done":
+            self.watch.passed(asked.name)
         if answer[0] == "error":
             self.watch.fail(asked.name, answer[1])
             self.failing = self.failing or hired is self.closer

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from daedalus_etl import audit, lanes
 from daedalus_etl.audit import Facts
 from daedalus_etl.catalog import Catalog, describe, hour_name
 from daedalus_etl.lanes import HOUR_US, Lane, Segment
-from daedalus_etl.lookout import files_in
+from daedalus_etl.lookout import files_in, hour_of
 from daedalus_etl.pool import Listener
 
 LOOKS = 2  # at a segment that cannot be read, and does not change, until it is put aside
@@ -96,6 +97,7 @@ class Visible:
         if hour is None:
             return None
         if hour // HOUR_US < self.from_hour[lane]:
+            self.lanes[lane].waiting.pop(path, None)
             return lane, hour // HOUR_US
         return self._judge(lane, segment, hour)
 
@@ -112,7 +114,8 @@ class Visible:
             self._wait(lane, segment, facts, waits)
             return None
         seen.waiting.pop(path, None)
-        self.catalog.note(self.catalog.memory(lane.channel, hour_name(hour), lane), segment, facts)
+        with contextlib.suppress(OSError):  # it can be found out again
+            self.catalog.note(self.catalog.memory(lane.channel, hour_name(hour), lane), segment, facts)
         if not facts.spans:
             return None
         if before is not None and before[1].digest == facts.digest:
@@ -135,8 +138,8 @@ class Visible:
         self.lanes[lane].waiting[segment.path] = segment.key, looks
 
     def unread(self) -> list[str]:
-        """The files to look at again."""
-        return [path for seen in self.lanes.values() for path in seen.waiting]
+        """The files to look at again; those that were put aside, when somebody says that they changed."""
+        return [path for seen in self.lanes.values() for path, (_, looks) in seen.waiting.items() if looks >= 0]
 
     def not_seen(self, lane: Lane, hours: Iterable[int]) -> list[str]:
         """The files in some hours of a lane that were not looked at: nobody has told of them yet."""
@@ -155,6 +158,11 @@ class Visible:
                 return Lane(names[1], names[2], channel) if names else None
         return None
 
+    def keep(self, lanes: Collection[Lane]) -> None:
+        """Forget all lanes but these."""
+        for lane in self.lanes.keys() - lanes:
+            del self.lanes[lane], self.from_hour[lane]
+
     def prune(self, needed: Mapping[Lane, int]) -> None:
         """Forget what lies before the hours that are needed."""
         for lane, hour in needed.items():
@@ -163,3 +171,7 @@ class Visible:
                 seen = self.lanes[lane]
                 edge = hour * HOUR_US
                 seen.segments = {p: x for p, x in seen.segments.items() if x[1].span(lane).max_clock >= edge}
+                seen.waiting = {
+                    path: x for path, x in seen.waiting.items()
+                    if x[1] >= 0 or (hour_of(os.path.dirname(path)) or 0) >= hour
+                }  # fmt: skip

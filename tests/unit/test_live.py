@@ -133,6 +133,28 @@ def test_a_day_that_is_over_is_not_taken_over(tmp_path: Path) -> None:
     live.adopt(60, "2026-02-03", MIDNIGHT - MINUTE, str(staged))
     assert ends(open_day) == [MIDNIGHT]
     assert not staged.exists()
+    assert live.asked == []  # type: ignore[attr-defined]
+    live.until.clear()
+    live.adopt(60, "2026-02-03", MIDNIGHT - MINUTE, "")
+    assert live.asked == [live.hours.hour - 1]  # type: ignore[attr-defined]
+
+
+def test_a_day_that_is_over_is_not_published_into(tmp_path: Path) -> None:
+    """Who closes hours may have closed it: its file would go."""
+    open_day = with_bars(tmp_path, MIDNIGHT - 2 * MINUTE)
+    live = following(open_day, until=MIDNIGHT - MINUTE)
+    live.hours.hour += 1
+    live.publish(MIDNIGHT)
+    assert ends(open_day) == [MIDNIGHT - 2 * MINUTE]
+    assert live.until == {60: MIDNIGHT}
+
+
+def test_bars_that_could_not_be_taken_over_are_asked_for_anew(tmp_path: Path) -> None:
+    live = following(with_bars(tmp_path, MIDNIGHT - MINUTE), until=MIDNIGHT - MINUTE)
+    with pytest.raises(FileNotFoundError):
+        live.adopt(60, "2026-02-03", MIDNIGHT - MINUTE, str(tmp_path / "gone"))
+    assert live.asked == [live.hours.hour - 1]  # type: ignore[attr-defined]
+    assert live.offered == {}
 
 
 def with_bars(folder: Path, *ends: int) -> OpenPartition:
@@ -150,11 +172,17 @@ def following(open_day: OpenPartition, until: int | None = None, last: int = 0) 
 
     class Following(LiveBars):
         def __init__(self) -> None:
-            self.hours = SimpleNamespace(is_whole=True, last=last, hour=MIDNIGHT // HOUR_US - 1)  # type: ignore[assignment]
+            self.asked: list[int] = []  # for the bars of open days, since an hour
+            live = SimpleNamespace(restage=lambda _, hour: self.asked.append(hour))
+            hour = MIDNIGHT // HOUR_US - 1
+            self.hours = SimpleNamespace(is_whole=True, last=last, hour=hour, live=live)  # type: ignore[assignment]
             self.durations, self.columns, self.rows_from = (60,), ["close"] if until else [], 0
             self.until, self.redo, self.offered, self.came = {60: until} if until else {}, {}, {}, None
             self.days = {(60, DAY // DAY_US): open_day}
             self.table, self.engine = "rows", SimpleNamespace(con=SimpleNamespace(execute=lambda _: None))  # type: ignore[assignment]
+
+        def _load_rows(self, edge: int) -> None:
+            self.rows_from = edge
 
         def _bars(self, duration: int, day: int, edge: int, ended: int) -> pa.Table:
             return bars(*range(edge + MINUTE, ended + 1, MINUTE))
