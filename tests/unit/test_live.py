@@ -85,6 +85,47 @@ def test_a_channel_is_not_taken_for_silent_before_its_folder_was_looked_at(tmp_p
     assert hours.not_told(now) == [], "nobody waits for it"
 
 
+def test_a_bad_segment_is_told_of_once(tmp_path: Path) -> None:
+    """Put aside, it is looked at when somebody says that it changed; once its hour is over it is for who closes."""
+    root = tmp_path / "trades"
+    folder = root / "exchange=kraken/symbol=BTC-USD/year=2026/month=2/day=3/hour=16"
+    folder.mkdir(parents=True)
+    bad, torn = str(folder / "bad.parquet"), str(folder / "torn.parquet")
+    Path(torn).touch()
+    hour = parse_time("2026-02-03T16") // HOUR_US
+    visible = Visible(SimpleNamespace(roots={"trades": root}), lambda *_: None)  # type: ignore[arg-type]
+    visible.lanes[LANE], visible.from_hour[LANE] = Seen(waiting={bad: ((1, 2), -1), torn: ((1, 2), 1)}), hour
+    assert visible.unread() == [torn]
+    visible.prune({LANE: hour + 1})
+    assert visible.unread() == [torn]
+    assert visible.look(torn) == (LANE, hour)
+    assert (visible.unread(), visible.lanes[LANE].waiting) == ([], {})
+    visible.keep({LANE})
+    assert set(visible.lanes) == {LANE}
+    visible.keep(())
+    assert not visible.lanes
+    assert not visible.from_hour
+
+
+def test_a_lane_that_is_silent_for_hours_sleeps_while_another_channel_goes_on() -> None:
+    book = replace(LANE, channel="orderbook")
+
+    class Following(LiveHours):
+        waits = False
+
+        def __init__(self) -> None:
+            self.lane, self.channels, self.back = book, {"orderbook": book, "trades": LANE}, None
+            self.live = SimpleNamespace(visible=SimpleNamespace(lanes=seen))  # type: ignore[assignment]
+
+    seen = {book: Seen(last=HOUR_US), LANE: Seen(last=7 * HOUR_US)}
+    hours = Following()
+    assert not hours.sleeps
+    seen[LANE].last += 1
+    assert hours.sleeps
+    Following.waits = True
+    assert not hours.sleeps
+
+
 DAY, MINUTE = parse_time("2026-02-03"), 60 * US
 MIDNIGHT = DAY + DAY_US
 

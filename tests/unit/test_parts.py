@@ -161,3 +161,60 @@ def test_a_record_ends_it(open_hour: OpenPartition, tmp_path: Path) -> None:
     assert [path.name for path in open_hour.target.parent.glob("*")] == ["h-1.parquet"]
     assert not open_hour.book.opened()
     assert parts.read(open_hour.path).header == {}
+
+
+def test_a_state_that_was_let_go_is_not_gone_back_to(open_hour: OpenPartition, tmp_path: Path) -> None:
+    """Who begins anew reads of all of them in the journal."""
+    open_hour.begin(HEADER, (0, {"kernel": b"0"}))
+    for clock in range(1, 8):
+        add(open_hour, clock, state=(clock + 1, open_hour.save({"kernel": b"%d" % clock})))
+    again = opened(tmp_path)
+    assert again.resume(HEADER)
+    assert again.now.states == open_hour.now.states
+    for clock in range(9):
+        found = again.back_to(clock)
+        assert found is not None
+        assert again.load(found[1]) is not None
+
+
+def test_a_journal_comes_with_its_state_or_not_at_all(
+    open_hour: OpenPartition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_hour.begin(HEADER, (0, {"kernel": b"0"}))
+    add(open_hour, 1, state=(2, open_hour.save({"kernel": b"1"})))
+    write, left = files.write_synced, [1, 0]
+
+    def full(*given: Any) -> None:
+        if left.pop() == 0:
+            raise OSError(28, "No space left on device")
+        write(*given)
+
+    monkeypatch.setattr(files, "write_synced", full)
+    with pytest.raises(OSError, match="No space"):
+        open_hour.begin(HEADER, (0, {"kernel": b"new"}))
+    left[:] = [0, 1]
+    with pytest.raises(OSError, match="No space"):
+        open_hour.begin(HEADER, (0, {"kernel": b"new"}))
+    again = opened(tmp_path)
+    assert again.resume(HEADER)
+    assert rows(again) == [1]
+    assert [again.load(digest) for _, digest in again.now.states] == [{"kernel": b"0"}, {"kernel": b"1"}]
+
+
+def test_parts_under_another_name_go_with_the_record(open_hour: OpenPartition, tmp_path: Path) -> None:
+    """The lane had another name while the partition was open; a run makes it whole."""
+    add(open_hour, 1, 2)
+    target = TARGET.replace("BTC-USD", "BTC-USDT")
+    folder = (tmp_path / "processed" / target).parent
+    assert parts.under_another_name(open_hour.path, open_hour.target.parent, "BTC-USD") == []
+    left = parts.under_another_name(open_hour.path, folder, "BTC-USDT")
+    assert [path.parent for path in left] == [open_hour.target.parent]
+    staged = open_hour.book.staging / "whole.part"
+    pq.write_table(table(1, 2), staged)
+    old = tuple(str(path.relative_to(tmp_path / "processed")) for path in left)
+    record = Record(
+        open_hour.partition, "BTC-USDT", {}, {}, {}, "", "", 9, "", obsolete=old, counts={"read": 2, "written": 2}
+    )  # fmt: skip
+    open_hour.book.commit(record, (), staged, target)
+    assert rows(open_hour) == []
+    assert [path.name for path in folder.iterdir()] == ["h-1.parquet"]
