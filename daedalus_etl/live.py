@@ -62,7 +62,8 @@ class Live:
     def _begin(self, one: LiveHours) -> None:
         hour = max([one.hour, *journaled(one.book)])
         for lane in one.channels.values():
-            self.visible.begin(lane, hour)
+            for found in self.visible.begin(lane, hour):
+                self._came(found, besides=one)
         one.begin(hour)
         _, left = one.standing()
         if left:  # they are over; whether that was told is not known
@@ -125,14 +126,17 @@ class Live:
         self._arrived.setdefault(path, time.monotonic())
         found = self.visible.look(path)
         if isinstance(found, Arrival):
-            for one in self.hours:
-                if found.lane in one.channels.values():
-                    one.arrived(found)
+            self._came(found)
         elif found is not None:
             lane, hour = found
             for one in self.hours:
                 if lane in one.channels.values():
                     self.late(one, hour)
+
+    def _came(self, found: Arrival, besides: LiveHours | None = None) -> None:
+        for one in self.hours:
+            if found.lane in one.channels.values() and one is not besides and one.has_begun:
+                one.arrived(found)
 
     def _is_awaited(self, path: str) -> bool:
         """Will somebody take this file in, of those whose lag is measured?"""

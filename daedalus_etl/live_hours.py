@@ -283,6 +283,11 @@ class LiveHours:
         return self._own_rows(self.at, 2**62)
 
     @property
+    def has_begun(self) -> bool:
+        """Does it stand somewhere? Else it will see for itself what has come."""
+        return self.walk is not None
+
+    @property
     def sleeps(self) -> bool:
         """Is it silent for long while another channel goes on? Nobody needs to follow it, nor keep that channel for it,
         until it speaks again."""

@@ -48,10 +48,13 @@ class Visible:
         self.lanes: dict[Lane, Seen] = {}
         self.from_hour: dict[Lane, int] = {}  # before these, segments are for who closes hours
 
-    def begin(self, lane: Lane, hour: int) -> None:
-        """Take in what is there of a lane from an hour on."""
+    def begin(self, lane: Lane, hour: int) -> list[Arrival]:
+        """Take in what is there of a lane from an hour on. Returns what came since it was looked at from a later hour on:
+        who follows it has not heard of that, and nobody will tell of it again.
+        """
         if lane in self.lanes and self.from_hour[lane] <= hour:
-            return
+            return []
+        before, edge = self.lanes.get(lane), self.from_hour.get(lane, 0) * HOUR_US
         self.from_hour[lane] = hour
         seen = self.lanes[lane] = Seen(heard=time.monotonic() - 1e6)
         bronze = self.catalog.of(lane)
@@ -70,6 +73,13 @@ class Visible:
             newest = max((s.mtime_ns for s, _ in bronze.during(bronze.last_hour())), default=0)
         seen.heard = time.monotonic() - max(0.0, time.time() - newest / 1e9)
         self.catalog.forget(loose=False)
+        if before is None:
+            return []
+        known = {path: facts for path, (_, facts) in before.segments.items()}
+        return [
+            Arrival(lane, segment, facts, known.get(path)) for path, (segment, facts) in seen.segments.items()
+            if facts.span(lane).max_clock >= edge and (path not in known or known[path].digest != facts.digest)
+        ]  # fmt: skip
 
     def look(self, path: str) -> Arrival | tuple[Lane, int] | None:
         """Look at one file: what has come, or (lane, hour) if it lies before what is kept here."""

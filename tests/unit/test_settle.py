@@ -8,8 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from daedalus_etl import files
+from daedalus_etl.lanes import HOUR_US
 from daedalus_etl.plan import Selection
 from daedalus_etl.session import Session
+from daedalus_etl.visible import Visible
 from daedalus_etl.worker import Hand
 from tests import harness
 from tests.roots import DAY, MINUTE, rows_of
@@ -42,6 +44,24 @@ def test_a_bar_that_reaches_into_the_open_hour_is_not_made_of_the_hours_before(t
     )
     bars = [(length, (start - DAY) / MINUTE) for start, length in zip(starts, seconds, strict=True)]
     assert sorted(bars) == [(600, 0), (600, 50)]
+
+
+def test_what_came_before_a_lane_is_looked_at_from_an_earlier_hour_on_is_told(tmp_path: Path) -> None:
+    """Another lane needs more of it. Who follows it already knows of what was there then only."""
+    harness.write_bronze(tmp_path, "ticker", rows_of("ticker", 0, [5]), name="a")
+    harness.write_bronze(tmp_path, "ticker", rows_of("ticker", 1, [10]), name="a")
+    hand = Hand(harness.profile(tmp_path), Selection(), frozenset({"ticker"}), lambda *_: None)
+    hand.begin(hand.survey())
+    (lane,) = hand.scope.survey.lanes
+    visible = Visible(hand.scope.there, lambda *_: None)
+    hour = DAY // HOUR_US
+    assert visible.begin(lane, hour + 1) == []
+    (new,) = harness.write_bronze(tmp_path, "ticker", rows_of("ticker", 1, [20]), name="b")
+    harness.write_bronze(tmp_path, "ticker", rows_of("ticker", 0, [20]), name="b")
+    assert visible.begin(lane, hour + 1) == []
+    assert [found.segment.path for found in visible.begin(lane, hour)] == [str(new)]
+    assert len(visible.lanes[lane].segments) == 4
+    hand.close()
 
 
 def test_what_failed_while_all_was_brought_up_to_date_is_not_followed_before_it_has_settled() -> None:
