@@ -49,8 +49,8 @@ class Visible:
         self.from_hour: dict[Lane, int] = {}  # before these, segments are for who closes hours
 
     def begin(self, lane: Lane, hour: int) -> list[Arrival]:
-        """Take in what is there of a lane from an hour on. Returns what came since it was looked at from a later hour on:
-        who follows it has not heard of that, and nobody will tell of it again.
+        """Take in what is there of a lane from an hour on. Returns what came since a look at it from a later hour on: who
+        follows it has not heard of that, and nobody will tell of it again.
         """
         if lane in self.lanes and self.from_hour[lane] <= hour:
             return []

@@ -48,6 +48,7 @@ def test_a_bar_that_reaches_into_the_open_hour_is_not_made_of_the_hours_before(t
 
 def test_what_came_before_a_lane_is_looked_at_from_an_earlier_hour_on_is_told(tmp_path: Path) -> None:
     """Another lane needs more of it. Who follows it already knows of what was there then only."""
+    files.empty_folder(tmp_path / "state" / "staging")
     harness.write_bronze(tmp_path, "ticker", rows_of("ticker", 0, [5]), name="a")
     harness.write_bronze(tmp_path, "ticker", rows_of("ticker", 1, [10]), name="a")
     hand = Hand(harness.profile(tmp_path), Selection(), frozenset({"ticker"}), lambda *_: None)
