@@ -16,7 +16,7 @@ from daedalus_etl.lanes import HOUR_US, Lane, Segment
 from daedalus_etl.lookout import files_in, hour_of
 from daedalus_etl.pool import Listener
 
-LOOKS = 2  # at a segment that cannot be read, and does not change, until it is put aside
+STILL = 3.0  # seconds in which a segment that cannot be read does not change, until it is put aside
 
 
 @dataclass
@@ -27,7 +27,8 @@ class Seen:
     last: int = 0  # the last clock of any row, us
     heard: float = 0.0  # when something came last, s (monotonic)
     looked: float = 0.0  # when its folders were looked at last, because it was silent, s (monotonic)
-    waiting: dict[str, tuple[tuple[int, int], int]] = field(default_factory=dict)  # what cannot be read yet
+    # what cannot be read yet, and since when it has been as it is, s (monotonic); -1: it was put aside
+    waiting: dict[str, tuple[tuple[int, int], float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class Visible:
         self.from_hour: dict[Lane, int] = {}  # before these, segments are for who closes hours
 
     def begin(self, lane: Lane, hour: int) -> list[Arrival]:
-        """Take in what is there of a lane from an hour on. Returns what came since a look at it from a later hour on: who
-        follows it has not heard of that, and nobody will tell of it again.
+        """Take in what is there of a lane from an hour on. Returns what came since it was looked at from a later hour
+        on: who follows it has not heard of that, and nobody will tell of it again.
         """
         if lane in self.lanes and self.from_hour[lane] <= hour:
             return []
@@ -136,20 +137,21 @@ class Visible:
         seen.heard = time.monotonic()
         return Arrival(lane, segment, facts, before[1] if before else None)
 
-    def _wait(self, lane: Lane, segment: Segment, facts: Facts, waits: tuple[tuple[int, int], int] | None) -> None:
+    def _wait(self, lane: Lane, segment: Segment, facts: Facts, waits: tuple[tuple[int, int], float] | None) -> None:
         """It may still be being written: look again; put aside what stays as it is."""
-        looks = 1 if waits is None or waits[0] != segment.key else waits[1] + 1
-        if looks == 1:
-            self.lanes[lane].heard = time.monotonic()  # a channel that is being written is not silent
-        if looks > LOOKS and not facts.passing:
+        now = time.monotonic()
+        since = now if waits is None or waits[0] != segment.key else waits[1]
+        if since == now:
+            self.lanes[lane].heard = now  # a channel that is being written is not silent
+        if now - since >= STILL and not facts.passing:
             path = describe(segment.path, self.catalog.profile.data)
             self.tell("quarantined", {"segment": path, "channel": segment.channel, "reason": facts.problem})
-            looks = -1
-        self.lanes[lane].waiting[segment.path] = segment.key, looks
+            since = -1
+        self.lanes[lane].waiting[segment.path] = segment.key, since
 
     def unread(self) -> list[str]:
         """The files to look at again; those that were put aside, when somebody says that they changed."""
-        return [path for seen in self.lanes.values() for path, (_, looks) in seen.waiting.items() if looks >= 0]
+        return [path for seen in self.lanes.values() for path, (_, since) in seen.waiting.items() if since >= 0]
 
     def not_seen(self, lane: Lane, hours: Iterable[int]) -> list[str]:
         """The files in some hours of a lane that were not looked at: nobody has told of them yet."""
