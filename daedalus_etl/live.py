@@ -88,7 +88,7 @@ class Live:
         for path in [*paths, *self.visible.unread()]:
             self._look(path)
         for one in self.hours:
-            for path in one.not_told(time.monotonic()):
+            for path in one.not_told(time.monotonic()) if one not in self._stumbled else ():
                 self._look(path)
         now = time.monotonic()
         for one in self.hours:
@@ -111,7 +111,7 @@ class Live:
         for one in self.hours:
             for lane in one.channels.values():
                 needed[lane] = min(one.hour, needed.get(lane, one.hour))
-            if one.sleeps and one not in self._stumbled:
+            if one not in self._stumbled and one.sleeps:
                 self.tell("asleep", {"lane": one.lane})
         self.visible.prune(needed)
         if self._is_fuller:

@@ -234,17 +234,17 @@ class LiveBars:
     def _adopt(self) -> None:
         while self.offered and self.hours.is_whole:
             (duration, partition), (until, path) = self.offered.popitem()
+            if self._is_over(parse_time(partition) // DAY_US, duration):  # the hour turned meanwhile
+                if path:
+                    files.remove(Path(path))
+                if duration not in self.until:
+                    self._ask_anew()
+                continue
             try:
-                if not self._is_over(parse_time(partition) // DAY_US, duration):
-                    self._take_over(duration, partition, until, path)
-                    continue
+                self._take_over(duration, partition, until, path)
             except Exception:
                 self._ask_anew()
                 raise
-            if path:  # the hour turned meanwhile
-                files.remove(Path(path))
-            if duration not in self.until:
-                self._ask_anew()
 
     def _is_over(self, day: int, duration: int) -> bool:
         """Have all bars of a day ended before the open hour? Then who closes hours makes it whole."""

@@ -252,7 +252,7 @@ class LiveHours:
         seen, own = self.live.visible.lanes, self.lane
         found = []
         for other in self.channels.values():
-            if other == own or own not in seen or other not in seen or not seen[other].last <= seen[own].last:
+            if other == own or seen[other].last > seen[own].last:
                 continue
             if now - seen[other].heard > self.patience and now - seen[other].looked > LOOKED_AFTER and self.waits:
                 hours = range(self.hour, seen[own].last // HOUR_US + 1)

@@ -514,7 +514,7 @@ class Session:
         except (EOFError, OSError):
             raise AgainError(f"A process {hired.process.ended()}; beginning anew.") from None
         if answer[0] == "event":
-            self.hear(answer[1], answer[2])
+            (self.hear_closer if hired is self.closer else self.hear)(answer[1], answer[2])
             return
         asked, hired.busy = hired.busy, None
         if answer[0] == "stopped":

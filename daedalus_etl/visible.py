@@ -170,9 +170,9 @@ class Visible:
                 return Lane(names[1], names[2], channel) if names else None
         return None
 
-    def keep(self, lanes: Collection[Lane]) -> None:
+    def keep(self, needed: Collection[Lane]) -> None:
         """Forget all lanes but these."""
-        for lane in self.lanes.keys() - lanes:
+        for lane in self.lanes.keys() - needed:
             del self.lanes[lane], self.from_hour[lane]
 
     def prune(self, needed: Mapping[Lane, int]) -> None:

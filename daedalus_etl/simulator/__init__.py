@@ -13,6 +13,7 @@ clock: same arguments, same bytes (for one pyarrow version).
     summary = simulate("data", Market(hours=0.5, symbols=2, seed=7))
 """
 
+from daedalus_etl.lanes import CHANNELS
 from daedalus_etl.simulator.bronze import (
     SCHEMAS,
     LaneSummary,
@@ -24,7 +25,7 @@ from daedalus_etl.simulator.bronze import (
     write_segments,
 )
 from daedalus_etl.simulator.dirt import DIRT_KINDS
-from daedalus_etl.simulator.market import CHANNELS, Market, sanitize, well_known_symbols
+from daedalus_etl.simulator.market import Market, sanitize, well_known_symbols
 
 __all__ = [
     "CHANNELS",

@@ -15,9 +15,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from daedalus_etl.errors import DaedalusError
+from daedalus_etl.lanes import CHANNELS, HOUR_US, US
 from daedalus_etl.simulator.dirt import received_hours
 from daedalus_etl.simulator.exchange import gather
-from daedalus_etl.simulator.market import CHANNELS, HOUR_US, QUOTE_COLUMNS, SECOND_US, Market, is_name, sanitize
+from daedalus_etl.simulator.market import QUOTE_COLUMNS, Market, is_name, sanitize
 from daedalus_etl.simulator.rows import SIDES, Hour, Rows
 
 _LEVEL_LIST = pa.list_(pa.struct([pa.field("price", pa.float64()), pa.field("size", pa.float64())]))
@@ -253,7 +254,7 @@ def write_segments(
         os.makedirs(folder, exist_ok=True)
         stamp = f"{datetime(1970, 1, 1, tzinfo=UTC) + timedelta(hours=int(hour)):%Y%m%dT%H}"
         number = _last_number(folder)
-        cuts = _cuts(capture[at], round(segment_seconds * SECOND_US))
+        cuts = _cuts(capture[at], round(segment_seconds * US))
         for begin, end in pairwise(cuts):
             number += 1
             path = os.path.join(folder, f"segment_{stamp}_{number:05d}.parquet")

@@ -12,19 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from daedalus_etl.lanes import CHANNELS, DAY_US, HOUR_US, US
 from daedalus_etl.simulator.exchange import ASK, BID
-from daedalus_etl.simulator.market import (
-    CHANNELS,
-    DAY_US,
-    HOUR_US,
-    SECOND_US,
-    Market,
-)
+from daedalus_etl.simulator.market import Market
 from daedalus_etl.simulator.rows import Hour, Rows, clean_hours, digest
 
-GAP_US = 7 * 60 * SECOND_US  # longer than max_staleness (300 s)
+GAP_US = 7 * 60 * US  # longer than max_staleness (300 s)
 HISTORY_MS = 41 * 24 * 3600 * 1000  # the age of a replayed history at subscription
-TRADE_DEDUPE_WINDOW_US = 900 * SECOND_US
+TRADE_DEDUPE_WINDOW_US = 900 * US
 
 
 @dataclass(frozen=True)
@@ -253,9 +248,9 @@ _DIRT: dict[str, dict[str, _Kind]] = {
         "amount_negative": _negate("amount"),
         "amount_zero": _set("amount", 0.0),
         **_REPEATS,
-        "second_connection": _second_connection(20_000, 5 * SECOND_US, at_the_end=True),
+        "second_connection": _second_connection(20_000, 5 * US, at_the_end=True),
         "second_connection_late": _second_connection(
-            TRADE_DEDUPE_WINDOW_US + SECOND_US, TRADE_DEDUPE_WINDOW_US + 120 * SECOND_US, at_the_end=False
+            TRADE_DEDUPE_WINDOW_US + US, TRADE_DEDUPE_WINDOW_US + 120 * US, at_the_end=False
         ),
     },
     "ticker": {
@@ -349,9 +344,7 @@ def _soiled(market: Market, symbol: str, channel: str, hour: Hour, carried: list
         key = ("dirt", market.seed, market.exchange, symbol, channel, hour.number, name)
         random = np.random.default_rng(digest(*key))
         picks = _pick(random, taken, int(expected + random.random()))
-        extra = (
-            kind(_Soil(hour, rows, picks, random, round(market.segment_seconds * SECOND_US))) if len(picks) else None
-        )
+        extra = kind(_Soil(hour, rows, picks, random, round(market.segment_seconds * US))) if len(picks) else None
         if extra is not None:
             parts.append(extra)
     if channel == "trades" and hour.number == 0 and n:

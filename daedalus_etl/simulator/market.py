@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from daedalus_etl.errors import DaedalusError
+from daedalus_etl.lanes import HOUR_US
 
-CHANNELS = ("orderbook", "trades", "ticker")
 LEVELS = 20  # visible levels per side
-SECOND_US = 1_000_000
-HOUR_US = 3600 * SECOND_US
-DAY_US = 24 * HOUR_US
 QUOTE_COLUMNS = (
     *("bid", "ask", "bid_volume", "ask_volume", "last", "open", "high", "low", "close", "vwap"),
     *("base_volume", "quote_volume", "change", "percentage"),

@@ -13,18 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from daedalus_etl.lanes import HOUR_US, US
 from daedalus_etl.simulator.exchange import MEAN_FILLS, PARAMETERS, STATE, open_book, run
-from daedalus_etl.simulator.market import (
-    HOUR_US,
-    INSTRUMENTS,
-    LEVELS,
-    OTHER,
-    QUOTE_COLUMNS,
-    SECOND_US,
-    Market,
-)
+from daedalus_etl.simulator.market import INSTRUMENTS, LEVELS, OTHER, QUOTE_COLUMNS, Market
 
-WARM_UP_US = 60 * SECOND_US
+WARM_UP_US = 60 * US
 SIDES = ("buy", "sell", "BUY", "SELL", "Buy", "unknown", "b", "")
 BUY, SELL = 0, 1
 
@@ -105,7 +98,7 @@ def clean_hours(market: Market, symbol: str) -> Iterator[Hour]:
 def _hour(market: Market, number: int, begin: int, end: int, world: tuple[Any, ...]) -> Hour:
     """Runs the market to `end`; a full output only means one more piece."""
     rates = (market.books_per_second, market.trades_per_second, market.quotes_per_second)
-    room = [int(1.15 * rate * (end - begin) / SECOND_US) + 64 for rate in rates]
+    room = [int(1.15 * rate * (end - begin) / US) + 64 for rate in rates]
     pieces = []
     levels, done = 0, False
     while not done:

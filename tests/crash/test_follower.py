@@ -73,7 +73,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 class Follower:
     """What `session` does with two processes, in one: each answer and each event is dealt with at once."""
 
-    def __init__(self, root: Path, temp: Path):
+    def __init__(self, root: Path, temp: Path, disk: Disk):
         self.root, self.temp = root, temp
         files.empty_folder(root / "state" / "staging")
         self.hand, self.closer = (
@@ -89,7 +89,9 @@ class Follower:
         self.failed: list[str] = []
         for lane in survey.lanes:
             self.closer.settle(lane, temp)
+        disk.counts = True
         self.hand.follow(self.behind, temp)
+        disk.counts = False
         self.adopt()
 
     def hear(self, event: str, details: Mapping[str, Any]) -> None:
@@ -138,7 +140,7 @@ def follow(scene: Scene, root: Path, disk: Disk) -> Follower:
     begun = 2 * len(CHANNELS)  # some of it is there at the start
     for step in steps[:begun]:
         write_whole(root / step.path, parquet(step.piece.rows))
-    follower = Follower(root, root.parent / "temp")
+    follower = Follower(root, root.parent / "temp", disk)
     before: dict[str, Part] = {}
     try:
         for step in steps[begun:]:
@@ -194,11 +196,29 @@ def fails(scene: Scene, folder: Path, monkeypatch: pytest.MonkeyPatch, at: int, 
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.parametrize("at", [5, 40])
+@pytest.mark.parametrize("at", [1, 8, 43])
 def test_an_operation_that_fails_is_made_good(
     scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, moment: str
 ) -> None:
     assert fails(scene, tmp_path, monkeypatch, at, moment)
+
+
+def test_a_lane_that_could_not_begin_keeps_no_other_from_its_rows(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for its next try, and stands nowhere meanwhile."""
+    monkeypatch.setattr(live, "PAUSES", (600.0, 600.0))
+    disk = Disk(monkeypatch)
+    disk.fail_at, root = 1, tmp_path / "data"
+    for step in scene.feeder.steps[:8]:
+        write_whole(root / step.path, parquet(step.piece.rows))
+    follower = Follower(root, tmp_path / "temp", disk)
+    try:
+        follower.pulse(disk)
+    finally:
+        follower.close()
+    assert len(follower.failed) == 1
+    assert {partition.split("/")[1] for partition in published(root) if partition.startswith("silver/")} == {"trades"}
 
 
 @pytest.mark.soak

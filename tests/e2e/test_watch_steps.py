@@ -314,6 +314,38 @@ def test_the_last_bar_of_a_day_is_there_after_a_start_and_stays_when_its_day_cha
         until_bars([55, 56, 57, 59, 60])
 
 
+def test_a_lane_that_could_not_be_brought_up_to_date_is_made_when_there_is_room(tmp_path: Path) -> None:
+    """And not followed before: it would go on from a state of hours ago."""
+    plan = Plan(str(tmp_path / "data"), str(tmp_path / "work"), full=("processed",))
+    options = options_of(tmp_path)
+    (tmp_path / "raw" / "ready" / "ccxt").mkdir(parents=True)
+    (tmp_path / "data" / "raw").symlink_to(tmp_path / "raw")
+    plan.fill()
+    environment = {"PYTHONPATH": str(runs.HERE / "layer"), **plan.environment()}
+    with Watcher(tmp_path / "data", tmp_path / "scratch", *options, environment=environment) as watcher:
+        desk = Desk(watcher, tmp_path / "raw", tmp_path / "project", tmp_path / "stage", plan)
+        for hour in (1, 2, 3):
+            desk.put("ticker", "AAA-EUR", [1, 30, 59], "a", hour=hour)
+        watcher.wait_ready()
+        wait_until(lambda: "No space left" in watcher.log, SOON, lambda: watcher.log)
+        desk.put("ticker", "AAA-EUR", [59.5], "b", hour=3)
+        time.sleep(1.5)
+        assert desk.minutes("silver/ticker", "AAA-EUR") == []
+        desk.make_room()
+        minutes = [60 * hour + minute for hour in range(3) for minute in (1, 30, 59)]
+        desk.until("silver/ticker", "AAA-EUR", [*minutes, 179.5], 2 * SOON)
+        desk.put("ticker", "AAA-EUR", [1], "a", hour=4)
+        desk.until("silver/ticker", "AAA-EUR", [*minutes, 179.5, 181])
+        watcher.wait_still(1)
+        code, _ = watcher.terminate()
+        assert code == 0, watcher.log
+    quiet = roots.copied(tmp_path / "data", tmp_path / "quiet")
+    given = ("--project", tmp_path / "project")
+    assert roots.run_child(tmp_path / "data", *given).code == 0
+    assert roots.run_child(quiet, *given).code == 0
+    roots.assert_same(tmp_path / "data", quiet)
+
+
 def test_sigterm_while_it_catches_up_ends_it_after_the_partition_in_hand(tmp_path: Path) -> None:
     data = tmp_path / "data"
     simulate(data, Market(hours=12, symbols=2, books_per_second=0.3, trades_per_second=0.3, quotes_per_second=0.3))
