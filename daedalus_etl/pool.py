@@ -176,6 +176,7 @@ class Pool:
             return False
         if answer[0] == "stopped":
             self.processes.remove(one)
+            one.close()  # none of us outlives the run
             if not stopping():
                 answer = ("error", "its process was asked to end")
         if answer[0] == "error":
