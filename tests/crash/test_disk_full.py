@@ -92,10 +92,10 @@ def test_a_full_temp_folder_is_said_and_with_room_the_next_run_goes_on(spilling:
     temp.mkdir()
     root = spilling.fresh(tmp_path)
     root.settings["temp_directory"] = str(temp)
-    whole = max(path.stat().st_size for path in market.parquet_files(spilling.data))
-    ended = root.run(root.plan(file_limit=2 * whole))
+    # some 100 MB in files of eight kinds; how much of it which kind has to hold, DuckDB decides by the clock
+    ended = root.run(root.plan(file_limit=1 << 20))
     assert ended.code == 1, ended.err
-    assert "temp" in ended.err
+    assert str(temp) in ended.err
     assert "Traceback" not in ended.err
     if mounts.can_mount():
         with mounts.tiny_disk(temp, 1 << 20):
