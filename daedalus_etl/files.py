@@ -19,7 +19,8 @@ from pathlib import Path
 BLOCK = 1 << 20
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 TREES = ("processed", "state")  # of a data root
-_synced: set[Path] = set()  # folders whose entries this process has synced
+_synced: set[Path] = set()  # folders whose entries this process has synced lately, at most SYNCED
+SYNCED = 1000
 _PARTS = itertools.count()
 
 
@@ -145,6 +146,8 @@ def make_folder(path: Path) -> None:
         make_folder(path.parent)
     path.mkdir(exist_ok=True)
     sync_folder(path.parent)
+    if len(_synced) >= SYNCED:
+        _synced.clear()
     _synced.add(path)
 
 

@@ -258,7 +258,8 @@ class Graph:
                 return default
             raise UsageError(f"no variable is called {name}", str(model.path), nearest(name, context.variables))
 
-        functions: dict[str, Any] = {
+        names: dict[str, Any] = {
+            **self._env.globals,
             "config": config,
             "var": var,
             "ref": context.ref,
@@ -268,14 +269,14 @@ class Graph:
             "carry": context.carry,
             "kernel_output": lambda: KERNEL_OUTPUT,
         }
-        self._env.globals.update(functions)
         try:
             for name in sorted(self._env.list_templates(extensions=["sql"])):
-                module = self._env.get_template(name).make_module()
-                self._env.globals.update({k: v for k, v in vars(module).items() if isinstance(v, jinja2.runtime.Macro)})
+                # shared, not copied: each macro sees all others, and nothing of an earlier rendering
+                module = self._env.get_template(name).make_module(names, shared=True)
+                names.update({k: v for k, v in vars(module).items() if isinstance(v, jinja2.runtime.Macro)})
             if model.text not in self._compiled:
                 self._compiled[model.text] = self._env.from_string(model.text)
-            text = self._compiled[model.text].render()
+            text = self._compiled[model.text].render(names)
         except jinja2.TemplateError as error:
             line = getattr(error, "lineno", None)
             raise UsageError(f"cannot be rendered: {error}", f"{model.path}{f':{line}' if line else ''}") from error
