@@ -221,6 +221,38 @@ def test_a_lane_that_could_not_begin_keeps_no_other_from_its_rows(
     assert {partition.split("/")[1] for partition in published(root) if partition.startswith("silver/")} == {"trades"}
 
 
+def test_bars_begin_anew_with_an_hour_whose_journal_is_lost(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their own journal is there, and says that they are in; a segment came meanwhile that changes them."""
+    disk, root = Disk(monkeypatch), tmp_path / "data"
+    late = [step for step in scene.feeder.steps if "trades" in step.path and "hour=23" in step.path][2]
+    steps = [step for step in scene.feeder.steps if step != late]
+    for step in steps[:4]:
+        write_whole(root / step.path, parquet(step.piece.rows))
+    follower = Follower(root, tmp_path / "temp", disk)
+    for step in steps[4:]:
+        write_whole(root / step.path, parquet(step.piece.rows))
+        follower.pulse(disk, root / step.path)
+    while follower.pulse(disk) and not differences(published(root), scene.want):
+        pass
+    follower.close()
+    bars = {partition for partition in differences(published(root), scene.want) if "gold/trades_bars/60s" in partition}
+    assert bars, "the late segment changes no bar that has ended"
+    (journal,) = (path for path in root.rglob("2026-02-03T23.open") if "silver.trades" in str(path))
+    journal.unlink()
+    write_whole(root / late.path, parquet(late.piece.rows))
+    follower = Follower(root, tmp_path / "temp", disk)
+    try:
+        for _ in range(30):
+            if not follower.pulse(disk) and not differences(published(root), scene.want, scene.lasts):
+                break
+    finally:
+        follower.close()
+    assert differences(published(root), scene.want, scene.lasts) == []
+    assert follower.failed == []
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_any_operation_that_fails_is_made_good(

@@ -165,6 +165,17 @@ def test_who_takes_over_a_day_still_has_the_bars_of_the_next_to_make(tmp_path: P
     assert (ends(open_day), live.until) == ([MIDNIGHT], {60: MIDNIGHT})
 
 
+def test_who_takes_over_a_day_has_all_rows_of_the_bar_that_its_last_row_is_in(tmp_path: Path) -> None:
+    """What was made elsewhere ends within a bar; of that it has only the rows of its own hour, until it reads more."""
+    live = following(with_bars(tmp_path, MIDNIGHT - MINUTE), until=MIDNIGHT - MINUTE, last=MIDNIGHT)
+    live.rows_from = MIDNIGHT - 30 * US
+    live.adopt(60, "2026-02-03", MIDNIGHT - 2 * MINUTE, "")
+    assert live.rows_from == MIDNIGHT - 2 * MINUTE
+    live.rows_from = MIDNIGHT - 3 * MINUTE
+    live.adopt(60, "2026-02-03", MIDNIGHT - MINUTE + 5 * US, "")
+    assert live.rows_from == MIDNIGHT - 3 * MINUTE
+
+
 def test_a_day_that_is_over_is_not_taken_over(tmp_path: Path) -> None:
     """It was offered while it was open; then the hour turned, and who closes hours has closed it."""
     open_day = with_bars(tmp_path, MIDNIGHT)
