@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from daedalus_etl import lookout
 from daedalus_etl.lanes import HOUR_US, Lane, partition_path
 from daedalus_etl.lookout import NEWEST, SWEPT_IN, Bell, Changes, Lookout, files_in
 
@@ -171,3 +172,42 @@ def test_a_bell_rings_for_a_new_file(bronze: Bronze) -> None:
         bell.close()
     assert str(bronze.folder(HOUR) / "b.parquet") in heard
     assert failed == []
+
+
+def test_a_bell_sleeps_longer_when_nothing_happens_and_still_rings(
+    bronze: Bronze, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Counted(threading.Event):
+        asked = 0
+
+        def is_set(self) -> bool:
+            self.asked += 1
+            return super().is_set()
+
+    monkeypatch.setattr(lookout, "QUIET_AFTER", 0.2)
+    monkeypatch.setattr(threading, "Event", Counted)
+    bronze.put(HOUR)
+    rung, failed = threading.Event(), []
+    bell = Bell(lambda _: rung.set(), failed.append)
+    try:
+        bell.watch([str(bronze.folder(HOUR))])
+        time.sleep(1.2)
+        asked = bell._stop.asked  # type: ignore[attr-defined]
+        assert 3 <= asked < 40, "60 of the short steps"
+        bronze.put(HOUR, "b.parquet")
+        assert rung.wait(10)
+    finally:
+        bell.close()
+    assert failed == []
+
+
+def test_a_bell_says_that_a_folder_is_gone(tmp_path: Path) -> None:
+    failed: list[str] = []
+    said = threading.Event()
+    bell = Bell(lambda _: None, lambda text: (failed.append(text), said.set()))  # type: ignore[func-returns-value]
+    try:
+        bell.watch([str(tmp_path / "gone")])
+        assert said.wait(10)
+    finally:
+        bell.close()
+    assert len(failed) == 1
