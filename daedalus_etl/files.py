@@ -127,6 +127,14 @@ def can_exchange(staging: Path) -> bool:
         other.rmdir()
 
 
+def holds(path: Path, content: bytes) -> bool:
+    """Is that what a file holds? What was written once may have changed: cards wear out."""
+    try:
+        return path.stat().st_size == len(content) and path.read_bytes() == content
+    except FileNotFoundError:
+        return False
+
+
 def append_synced(path: Path, line: bytes) -> None:
     """Add a line to a file that `write_synced` made."""
     with open(path, "ab") as file:

@@ -193,7 +193,7 @@ class Ledger:
             blob = pack(state)
             record = replace(record, end=files.digest(blob))
             record = replace(record, state=f"{record.partition}.{record.end}.state")
-            if not (self.folder / record.state).is_file():
+            if not files.holds(self.folder / record.state, blob):
                 self._replace(record.state, blob)
         old = set(record.obsolete)
         old |= {o.path for o in before.outputs} | set(before.obsolete) if before else set()

@@ -101,6 +101,7 @@ class LiveHours:
             else:
                 state = self.book.load_state(before) if before is not None else {}
             if state is None:
+                self.live.late(self, hour - 1)  # who closes hours makes it again
                 raise DaedalusError("the state before its open hour is not kept", f"{self.model.name} {self.lane}")
             self._anew(state)
             anew = True

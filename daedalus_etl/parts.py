@@ -108,7 +108,7 @@ class OpenPartition:
         """Keep a state; it counts when a line names it. Returns its digest."""
         blob = ledger.pack(state)
         digest = files.digest(blob)
-        if not self._state(digest).is_file():
+        if not files.holds(self._state(digest), blob):
             files.write_synced(self._state(digest), blob, self.book.staging)
         return digest
 

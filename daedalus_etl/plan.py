@@ -177,6 +177,7 @@ class _Hours:
         self.partners = {n: t.symbol if t else "" for n, t in self.taken.items() if t != lane}
         self.resampled = variables["resample_frequency"]
         self.reach = round(max(self.resampled, variables["resample_max_staleness"]) * US) if self.resampled else 0
+        self.followed: int | None = None  # the hour at whose end who follows the lane begins
 
     def bronze(self) -> Iterator[Bronze]:
         for lane in self.taken.values():
@@ -199,6 +200,7 @@ class _Hours:
         before: Step | None = None
         first = self._begins()
         behind = self.scope.reach.behind
+        self.followed = max((h for h in recorded if behind is not None and h < behind), default=None)
         for hour in sorted(h for h in hours if first <= h <= last):
             if (selection.end is not None and hour * HOUR_US >= selection.end) or (
                 behind is not None and hour >= behind
@@ -269,6 +271,8 @@ class _Hours:
             return "another lane of the other channel belongs to it"
         if record.until < until:
             return "it was made up to an earlier end"
+        if hour_of(record.partition) == self.followed and self.ledger.load_state(record) is None:
+            return "the state at its end is gone or has changed"
         return "" if self.ledger.is_there(record) else "what was published of it is gone or has changed"
 
     def _difference(self, record: Record, found: Mapping[str, Found]) -> Difference:

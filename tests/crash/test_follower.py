@@ -73,7 +73,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 class Follower:
     """What `session` does with two processes, in one: each answer and each event is dealt with at once."""
 
-    def __init__(self, root: Path, temp: Path, disk: Disk):
+    def __init__(self, root: Path, temp: Path, disk: Disk, settled: Callable[[], None] = lambda: None):
         self.root, self.temp = root, temp
         files.empty_folder(root / "state" / "staging")
         self.hand, self.closer = (
@@ -89,6 +89,7 @@ class Follower:
         self.failed: list[str] = []
         for lane in survey.lanes:
             self.closer.settle(lane, temp)
+        settled()
         disk.counts = True
         self.hand.follow(self.behind, temp)
         disk.counts = False
@@ -221,8 +222,9 @@ def test_a_lane_that_could_not_begin_keeps_no_other_from_its_rows(
     assert {partition.split("/")[1] for partition in published(root) if partition.startswith("silver/")} == {"trades"}
 
 
+@pytest.mark.parametrize("state", ["kept", "lost", "changed", "lost later"])
 def test_bars_begin_anew_with_an_hour_whose_journal_is_lost(
-    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str
 ) -> None:
     """Their own journal is there, and says that they are in; a segment came meanwhile that changes them."""
     disk, root = Disk(monkeypatch), tmp_path / "data"
@@ -241,8 +243,14 @@ def test_bars_begin_anew_with_an_hour_whose_journal_is_lost(
     assert bars, "the late segment changes no bar that has ended"
     (journal,) = (path for path in root.rglob("2026-02-03T23.open") if "silver.trades" in str(path))
     journal.unlink()
+    (kept,) = journal.parent.glob("2026-02-03T22.*.state")
     write_whole(root / late.path, parquet(late.piece.rows))
-    follower = Follower(root, tmp_path / "temp", disk)
+    if state == "lost":
+        kept.unlink()
+    elif state == "changed":
+        kept.write_bytes(kept.read_bytes()[:-1])
+    monkeypatch.setattr(live, "PAUSES", (0.0, 0.0))
+    follower = Follower(root, tmp_path / "temp", disk, settled=kept.unlink if state == "lost later" else lambda: None)
     try:
         for _ in range(30):
             if not follower.pulse(disk) and not differences(published(root), scene.want, scene.lasts):
@@ -250,7 +258,7 @@ def test_bars_begin_anew_with_an_hour_whose_journal_is_lost(
     finally:
         follower.close()
     assert differences(published(root), scene.want, scene.lasts) == []
-    assert follower.failed == []
+    assert bool(follower.failed) == (state == "lost later")
 
 
 @pytest.mark.soak
