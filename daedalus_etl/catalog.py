@@ -311,7 +311,7 @@ def hour_name(start: int) -> str:
 
 def partition_name(start: int, by: str) -> str:
     when = EPOCH + timedelta(microseconds=start)
-    return f"{when:%Y-%m-%dT%H}" if by == "hour" else f"{when:%Y-%m-%d}"
+    return when.isoformat()[: len("2026-02-03T14" if by == "hour" else "2026-02-03")]  # %Y would not fill up year 999
 
 
 def _lane_folders(root: Path) -> Iterator[tuple[str, str, str]]:

@@ -82,6 +82,7 @@ def place_instead(staged: Mapping[str, Path], folder: Path, gone: Collection[str
         with open(path, "rb") as file:
             os.fsync(file.fileno())
     beside = min(staged.values()).with_suffix(".folder")
+    shutil.rmtree(beside, ignore_errors=True)  # of a try that failed
     beside.mkdir()
     for name in here - leaving - staged.keys():
         os.link(folder / name, beside / name)

@@ -122,7 +122,10 @@ class Ledger:
         path = self._path(record.partition)
         with open(path, "rb") as file:
             file.readline()
-            found = [Input(**json.loads(line)) for line in file]
+            try:
+                found = [Input(**json.loads(line)) for line in file]
+            except (ValueError, TypeError):
+                found = []
         if len(found) != record.inputs:
             raise DaedalusError("is cut short", str(path), "Remove it: its partition is then made again.")
         return found
@@ -130,8 +133,11 @@ class Ledger:
     def head(self) -> Mapping[str, Any]:
         """The newest partition of the lane, its last clock (`max_clock`, us) and the state at its end; {} before the
         first."""
-        found: dict[str, Any] = json.loads(self._head() or b"{}")
-        return found
+        try:
+            found = json.loads(self._head() or b"{}")
+        except ValueError:  # it is written again with the next record
+            found = {}
+        return found if isinstance(found, dict) else {}
 
     def _head(self) -> bytes:
         try:

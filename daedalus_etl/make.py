@@ -37,8 +37,12 @@ class _ChangedError(Exception):
     """Bronze is not what the plan saw: plan again."""
 
 
+class _GoneError(DaedalusError):
+    """Silver that a day is made of is not there."""
+
+
 class _KeptError(Exception):
-    """What a lane has from here on stays as it is."""
+    """What a lane has of an hour stays as it is."""
 
 
 class Maker:
@@ -157,8 +161,10 @@ class _Hours:
                 break
             try:
                 ended, anew = self._hour(k, ended), False
-            except _KeptError:
-                break
+            except _KeptError:  # what follows it goes on from what it was
+                assert record is not None
+                self.steps[k] = replace(step, frozen=True)
+                ended, anew = record.end, True
         self.maker.tell("fresh", {"count": fresh})
 
     def _rename(self, record: Record) -> None:
@@ -170,6 +176,10 @@ class _Hours:
             if self.engine is None:
                 self.engine = Engine(self.scope.profile, self.maker.temp)
             processed = self.scope.profile.data / "processed"
+            if any(not (processed / output.path).is_file() for output in record.outputs):
+                text = f"{self.model.name} {self.lane}: what was published of {record.partition} is gone"
+                self.scope.warn(f"{text}, as its bronze is; it cannot be published as {symbol}.")
+                return
             paths = [lanes.literal(str(processed / output.path)) for output in record.outputs]
             self.engine.bind(symbol=symbol, published_files=paths)
             self.engine.copy(
@@ -258,6 +268,7 @@ class _Hours:
         """Walk over an hour. Raises _ChangedError if its bronze is not what was planned with."""
         assert self.walk is not None
         found = self._found(step)
+        self._refuse_what_was_lost(step, found)
         try:
             counts = self.walk.step(step.start, step.end, self._horizon(step), found, target, self._pieces(found))
         except duckdb.Error:
@@ -269,6 +280,19 @@ class _Hours:
                 if lanes.key_of(segment.path) != segment.key:
                     raise _ChangedError(self.scope.describe(segment.path))
         return counts, found
+
+    def _refuse_what_was_lost(self, step: Step, found: Mapping[str, Found]) -> None:
+        """Raises _ChangedError if bronze that an hour was made of went since it was planned: the hour stays then."""
+        if step.record is None:
+            return
+        here = {(c, self.scope.describe(s.path)) for c, segments in found.items() for s, _ in segments}
+        same = {(c, f.digest) for c, segments in found.items() for _, f in segments}
+        for was in self.ledger.inputs(step.record):
+            if (was.channel, was.path) in here or (was.channel, was.digest) in same:
+                continue
+            path = str(self.scope.profile.data / was.path)
+            if not os.path.lexists(path) or path in self.scope.there.bad:
+                raise _ChangedError(was.path)
 
     def _horizon(self, step: Step) -> int:
         """Resampled, the grid is proved up to here; otherwise nothing asks."""
@@ -307,14 +331,12 @@ class _Hours:
         before = step.record
         began = time.perf_counter()
         walk = self._stand(k)
-        if self.began_anew and before is not None and k - 1 in self.true:
-            # it walked over hours that are in: do they end as they did, without what came before the lost bronze?
+        if self.began_anew and before is not None and self._is_of_now(before):
+            # does it begin as it did, without what came before the lost bronze?
             self.began_anew = False
-            if files.digest(ledger.pack(walk.save())) != ended:
-                text = f"{self.model.name} {self.lane}: {step.partition} and what follows stay as they are: the states "
-                self.scope.warn(
-                    text + "that they were made from cannot be had again, since bronze before them is gone."
-                )
+            if files.digest(ledger.pack(walk.save())) != before.start:
+                text = f"{self.model.name} {self.lane}: {step.partition} stays as it is: the state that it was made "
+                self.scope.warn(text + "from cannot be had again, since bronze before it is gone.")
                 raise _KeptError
         if step.added and before is not None and before.start == ended and self._adds_nothing(step, walk):
             known = {i.path for i in self.ledger.inputs(before)}
@@ -333,6 +355,8 @@ class _Hours:
         self.at = k
         state = walk.save()
         if not step.wanted and before is not None and before.written:
+            if before.symbol != self.scope.names[self.lane]:
+                self._rename(before)
             return files.digest(ledger.pack(state))  # outside --start: what is published of it stays as it is
         symbol = self.scope.names[self.lane]
         target = ""
@@ -347,6 +371,10 @@ class _Hours:
         )  # fmt: skip
         place = self._target(step.partition, step.start)
         record = replace(record, obsolete=_under_another_name(self.ledger, record, place))
+        if not target:  # nothing is published that would take the place of what was while it was followed
+            left = ledger.parts_of(self.ledger.processed / place)
+            folder = place.rpartition("/")[0]
+            record = replace(record, obsolete=(*record.obsolete, *(f"{folder}/{name}" for name in left)))
         inputs = plan.inputs_of(self.scope, found, self.channels)
         self.true[k] = self.ledger.commit(record, inputs, staged if target else None, target, state)
         self.maker.done(self.model, self.lane, self.true[k], time.perf_counter() - began)
@@ -355,26 +383,40 @@ class _Hours:
     def _kept_parts(self, step: Step, ended: str) -> Record | None:
         """An hour that was followed, and of whose segments some were deleted before it closed: what was published of it
         stays, as one file, with the state at its end if the hour that followed kept it. None if nothing is missing."""
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         noted = parts.read(self.ledger.folder / f"{step.partition}{ledger.OPEN}")
-        missing = [i.path for i in noted.inputs.values() if not os.path.lexists(self.scope.profile.data / i.path)]
+        at = {one.path: str(self.scope.profile.data / one.path) for one in noted.inputs.values()}
+        bad = self.scope.there.bad
+        missing = [name for name, path in at.items() if not os.path.lexists(path) or path in bad]
         if not missing or not noted.parts:
             return None
-        text = f"{self.model.name} {self.lane}: {missing[0]} was deleted before {step.partition} had closed; "
+        text = f"{self.model.name} {self.lane}: {missing[0]} was lost before {step.partition} had closed; "
         self.scope.warn(text + "what was published of it stays.")
         target = self._target(step.partition, step.start)
-        folder = (self.scope.profile.data / "processed" / target).parent
+        whole = self.ledger.processed / target
+        symbol = self.scope.names[self.lane]
+        was = str(noted.header.get("symbol", symbol))
+        folder = Path(str(whole.parent).replace(f"/symbol={symbol}/", f"/symbol={was}/"))
+        ordered = [folder / part.name for part in sorted(noted.parts, key=lambda part: part.first)]
+        if not any(path.is_file() for path in ordered) and (folder / whole.name).is_file():
+            ordered = [folder / whole.name]  # it had taken their place, and the record was not written any more
         staged = self.maker.staged(self.model, self.lane, step.partition)
-        ordered = sorted(noted.parts, key=lambda part: part.first)
-        with pq.ParquetWriter(staged, pq.read_schema(folder / ordered[0].name), compression="zstd") as writer:
-            for part in ordered:
-                writer.write_table(pq.ParquetFile(folder / part.name).read())
-        rows = sum(part.rows for part in ordered)
+        rows = 0
+        with pq.ParquetWriter(staged, pq.read_schema(ordered[0]), compression="zstd") as writer:
+            for path in ordered:
+                table = pq.ParquetFile(path).read()
+                if was != symbol:
+                    place = table.column_names.index("symbol")
+                    table = table.set_column(place, table.field(place), pa.array([symbol] * len(table), pa.string()))
+                writer.write_table(table)
+                rows += len(table)
         record = Record(
-            step.partition, self.scope.names[self.lane], self.code, self.read, self.partners, ended, "", step.until,
-            step.listing, 0, (), True, {"read": rows, "written": rows}, noted.last,
+            step.partition, symbol, noted.header["code"], noted.header["variables"], noted.header["partners"], ended,
+            "", step.until, step.listing, 0, (), True, {"read": rows, "written": rows}, noted.last,
         )  # fmt: skip
+        record = replace(record, obsolete=_under_another_name(self.ledger, record, target))
         state = self._state_that_followed(step.partition)
         made = self.ledger.commit(record, list(noted.inputs.values()), staged, target, state)
         self.maker.done(self.model, self.lane, made, 0.0)
@@ -435,20 +477,27 @@ class _Bars:
         if not pending:
             return
         engine = Engine(self.scope.profile, self.maker.temp)
+        gone: DaedalusError | None = None
         try:
             for day in pending:
                 if self.maker.stopping():
                     return
-                self._day(day, engine)
+                try:
+                    self._day(day, engine)
+                except _GoneError as error:  # of this day: the others can be made
+                    gone = gone or error
         finally:
             engine.close()
+        if gone is not None:
+            raise gone
 
     def _day(self, day: Day, engine: Engine) -> None:
         began = time.perf_counter()
         processed = self.scope.profile.data / "processed"
         for path in day.paths:
             if not (processed / path).is_file():
-                raise DaedalusError("is gone", str(processed / path), f"Make it again: --select +{self.model.name}.")
+                hint = f"Make it again: --select +{self.model.name}; without its bronze the day stays as it is."
+                raise _GoneError("is gone", str(processed / path), hint)
         symbol = self.scope.names[self.lane]
         engine.bind(
             exchange=self.lane.exchange, symbol=symbol, source_symbol=self.lane.symbol,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from daedalus_etl import files, ledger
+from daedalus_etl.errors import DaedalusError
 from daedalus_etl.ledger import Input, Ledger
 
 if TYPE_CHECKING:
@@ -234,11 +235,15 @@ def read(path: Path) -> Standing:
     for number, line in enumerate(content.splitlines(keepends=True)):
         if not line.endswith(b"\n"):
             break
-        value = json.loads(line)
-        if number == 0:
-            found.header = value
-        else:
-            _take(found, value)
+        try:
+            value = json.loads(line)
+            if number == 0:
+                found.header = dict(value)
+            else:
+                _take(found, value)
+        except (ValueError, TypeError, KeyError):
+            hint = "Remove it: its hour or day is made again from what is there."
+            raise DaedalusError(f"line {number + 1} of a journal cannot be read", str(path), hint) from None
         found.end += len(line)
     return found
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from daedalus_etl import catalog, files, kernels, lanes, ledger
+from daedalus_etl import catalog, files, kernels, lanes, ledger, parts
 from daedalus_etl.catalog import Bronze, Catalog, Found, Survey
 from daedalus_etl.lanes import DAY_US, HOUR_US, US, Lane
 from daedalus_etl.ledger import Input, Ledger, Record
@@ -177,6 +177,8 @@ class _Hours:
         self.partners = {n: t.symbol if t else "" for n, t in self.taken.items() if t != lane}
         self.resampled = variables["resample_frequency"]
         self.reach = round(max(self.resampled, variables["resample_max_staleness"]) * US) if self.resampled else 0
+        self.whole = 0  # the last clock of all rows that there are, us: resampled, the grid is proved up to here
+        self.followed_until: dict[int, int] = {}  # hours that were followed and not closed: what they have, us
         self.followed: int | None = None  # the hour at whose end who follows the lane begins
 
     def bronze(self) -> Iterator[Bronze]:
@@ -187,13 +189,18 @@ class _Hours:
     def __iter__(self) -> Iterator[Step]:
         selection = self.scope.selection
         recorded = {hour_of(name) for name in self.ledger.partitions}
+        self.followed_until = {hour_of(name): self._published_until(name) for name in self.ledger.journals()}
         own = self.scope.there.of(self.lane)
-        last = max(own.last_hour(), max(recorded, default=-1))
-        hours = recorded.union(*(b.hours for b in self.bronze()))
+        last = max([own.last_hour(), *recorded, *self.followed_until])
+        hours = recorded.union(self.followed_until, *(b.hours for b in self.bronze()))
         for hour in self._filled(recorded, own.hours) if self.resampled else ():
             # its last book may be that of a grid time in a silent one
             hours.update(range(hour, (hour * HOUR_US + HOUR_US + self.reach) // HOUR_US + 1))
-        proved = horizon(self.scope, self.lane) if self.resampled else None
+        if self.resampled:
+            self.whole = max([own.last_clock(), *self._clocks_of_the_lost(recorded, own.last_hour())])
+        proved: int | None = self.whole if self.resampled else None
+        if self.resampled and selection.end is not None:
+            proved = min(self.whole, horizon(self.scope, self.lane))
         start = selection.start
         if start is not None and any(m.layer == "gold" and self.model.name in m.refs for m in self.scope.chosen):
             start = start // DAY_US * DAY_US  # a day's bars need the whole day
@@ -216,6 +223,18 @@ class _Hours:
             yield step
             before = step
 
+    def _published_until(self, name: str) -> int:
+        """Rows of an hour that was followed are published up to this clock, us."""
+        return parts.read(self.ledger.folder / f"{name}{ledger.OPEN}").until
+
+    def _clocks_of_the_lost(self, recorded: Iterable[int], last: int) -> Iterator[int]:
+        """The last clocks of hours whose bronze is gone, from the last on that there is: what was published of them
+        stays, and proves what it proved."""
+        for hour in sorted(hour for hour in recorded if hour >= last):
+            step = self._step(hour, None, None)
+            if step is not None and step.frozen and step.record is not None and step.record.max_clock is not None:
+                yield step.record.max_clock
+
     def _begins(self) -> int:
         """The hour whose kept state a part of the lane is walked on from; the first of all if none is kept."""
         since = self.scope.reach.since
@@ -236,8 +255,11 @@ class _Hours:
         record = self.ledger.get(name)
         end = min(behind, cut) if cut is not None else behind
         until = end if proved is None else max(first, min(end, proved))
-        if record is not None and record.until > until:
-            end, until = behind, record.until  # more of it is published: it is not cut short again
+        published = record.until if record is not None else self.followed_until.get(hour, until)
+        if cut is not None and published > until:  # more of it is published than --end asks for: it is not cut short
+            whole = max(first, min(behind, self.whole)) if self.resampled else behind
+            until = max(until, min(published, whole))
+            end = behind if self.resampled else until
         listed = listing(self.scope, self.taken.values(), hour)
         known = record is not None and record.listing == listed
         if known and record is not None and not record.aside:
@@ -246,7 +268,7 @@ class _Hours:
         else:
             found = {b.lane.channel: b.during(hour) for b in self.bronze()}
             rows = sum(f.span(self.lane).rows for _, f in found.get(self.lane.channel, ()))
-            if record is None and not self.resampled and not any(found.values()):
+            if record is None and not self.resampled and not any(found.values()) and hour not in self.followed_until:
                 return None
             difference = Difference() if record is None else self._difference(record, found)
         wanted = start is None or behind > start
@@ -269,8 +291,9 @@ class _Hours:
             return changed
         if dict(record.partners) != self.partners:
             return "another lane of the other channel belongs to it"
-        if record.until < until:
-            return "it was made up to an earlier end"
+        if record.until != until:
+            more = record.until < until
+            return "it was made up to an earlier end" if more else "the rows that proved its last ones are gone"
         if hour_of(record.partition) == self.followed and self.ledger.load_state(record) is None:
             return "the state at its end is gone or has changed"
         return "" if self.ledger.is_there(record) else "what was published of it is gone or has changed"
@@ -400,7 +423,9 @@ def gold(scope: Scope, model: Model, lane: Lane) -> Iterator[Day]:
             holes.add(first)
     last = max((r.max_clock for r in hours.values() if r.max_clock is not None), default=None)
     if last is None:
-        return
+        if not any(scope.ledger(model, lane, duration).partitions for duration in durations):
+            return
+        last = 0  # all of its rows were taken back
     proved = min(reach.proved or last, last if reach.behind is None else reach.behind * HOUR_US)
     last = whole = max(last, proved)
     if selection.end is not None and last >= selection.end:
@@ -437,6 +462,8 @@ def gold(scope: Scope, model: Model, lane: Lane) -> Iterator[Day]:
             if not reason and record is not None:
                 reason = "its silver changed" if record.start != made_of else ""
                 reason = reason or ("more of it has ended" if record.until < until else "")
+                if not reason and reach.behind is None and record.until > max(until, whole):
+                    reason = "the rows that proved its last bars are gone"
             rows = sum(r.counts.get("written", 0) for r in used)
             paths = tuple(o.path for r in used for o in r.outputs)
             proved = min(record.until, whole) if record else 0  # more of it may be published: it is not cut short again

@@ -29,4 +29,5 @@ def show_time(us: int) -> str:
     >>> show_time(1770128405250000)
     '2026-02-03 14:20:05.25'
     """
-    return f"{EPOCH + timedelta(microseconds=us):%Y-%m-%d %H:%M:%S.%f}".rstrip("0").rstrip(".")
+    when = (EPOCH + timedelta(microseconds=us)).replace(tzinfo=None)
+    return when.isoformat(" ", "microseconds").rstrip("0").rstrip(".")

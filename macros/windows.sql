@@ -21,7 +21,7 @@ sum({{ x }}) over (order by clock_us, lane_order rows between unbounded precedin
     select
         lane_order,
         seconds,
-        clock_us - (seconds * 1000000)::bigint as edge_us
+        clock_us - (seconds * 1000000::bigint)::bigint as edge_us
     from {{ running }}
     cross join unnest([{{ windows | join(", ") }}]) as windows (seconds)
     where is_valid and not is_context

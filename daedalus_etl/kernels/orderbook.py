@@ -48,11 +48,13 @@ class OrderBookKernel(base.Kernel):
         s = self.s[0]
         s["velocity"] = np.nan
         s["levels"] = np.nan
+        s["clock"] = np.iinfo(np.int64).min  # there are days before 1970
         s["rolling"], s["depth"] = len(windows), self.depth
         s["window"][: len(windows)] = windows
         s["window"][len(windows) : len(windows) + 5] = slow
         s["weight"][: self.depth] = np.exp(-float(variables["ofi_decay_alpha"]) * np.arange(self.depth))
         self.f = np.zeros(1, flow.FLOW)
+        self.f[0]["clock"] = np.iinfo(np.int64).min
         self.f[0]["rolling"] = len(windows)
         self.f[0]["window"][: len(windows)] = windows
         self.ring = np.zeros(BATCH, book.RING)

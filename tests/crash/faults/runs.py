@@ -50,6 +50,7 @@ class Running:
         scratch.mkdir(parents=True, exist_ok=True)
         self._limit = limit
         self._ended: Ended | None = None
+        self._kills_all = plan is not None and plan.whom == "group"
         self._out, self._err = scratch / "stdout", scratch / "stderr"
         with self._out.open("w") as out, self._err.open("w") as err:
             self.process = subprocess.Popen(
@@ -67,6 +68,7 @@ class Running:
         """kill -9, of all its processes or of the first alone. One that has been waited for has ended already."""
         with contextlib.suppress(ProcessLookupError):
             (os.killpg if group else os.kill)(self.pid, signal.SIGKILL)
+        self._kills_all |= group
         return self.wait()
 
     def wait(self) -> Ended:
@@ -83,6 +85,8 @@ class Running:
         self._ended = Ended(
             self.process.returncode, self._out.read_text(), self._err.read_text(), usage.ru_utime + usage.ru_stime
         )
+        while self._ended.killed and self._kills_all and self.alive() and time.monotonic() < deadline:
+            time.sleep(0.005)  # the first is dead; another may still be on its way out, with the lock in its hand
         return self._ended
 
     def alive(self) -> bool:
