@@ -414,9 +414,10 @@ class _Hours:
                 rows += len(table)
         record = Record(
             step.partition, symbol, noted.header["code"], noted.header["variables"], noted.header["partners"], ended,
-            "", step.until, step.listing, 0, (), True, {"read": rows, "written": rows}, noted.last,
+            "", step.until, "", 0, (), True, {"read": rows, "written": rows}, noted.last,
         )  # fmt: skip
         record = replace(record, obsolete=_under_another_name(self.ledger, record, target))
+        # no listing: it is not that of what the hour was made of, and never will be
         state = self._state_that_followed(step.partition)
         made = self.ledger.commit(record, list(noted.inputs.values()), staged, target, state)
         self.maker.done(self.model, self.lane, made, 0.0)

@@ -24,6 +24,7 @@ from daedalus_etl.times import parse_time
 
 SHARED = ("code", "variables", "partners", "symbol")
 CHAINED = "the hour before it ended otherwise"
+NEVER = -(2**62)  # before all clocks, us
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ class _Hours:
     def __iter__(self) -> Iterator[Step]:
         selection = self.scope.selection
         recorded = {hour_of(name) for name in self.ledger.partitions}
-        self.followed_until = {hour_of(name): self._published_until(name) for name in self.ledger.journals()}
+        self.followed_until = {hour_of(name): _published_until(self.ledger, name) for name in self.ledger.journals()}
         own = self.scope.there.of(self.lane)
         last = max([own.last_hour(), *recorded, *self.followed_until])
         hours = recorded.union(self.followed_until, *(b.hours for b in self.bronze()))
@@ -222,10 +223,6 @@ class _Hours:
                 step = _lean(self._chained(step, before), before)
             yield step
             before = step
-
-    def _published_until(self, name: str) -> int:
-        """Rows of an hour that was followed are published up to this clock, us."""
-        return parts.read(self.ledger.folder / f"{name}{ledger.OPEN}").until
 
     def _clocks_of_the_lost(self, recorded: Iterable[int], last: int) -> Iterator[int]:
         """The last clocks of hours whose bronze is gone, from the last on that there is: what was published of them
@@ -425,7 +422,7 @@ def gold(scope: Scope, model: Model, lane: Lane) -> Iterator[Day]:
     if last is None:
         if not any(scope.ledger(model, lane, duration).partitions for duration in durations):
             return
-        last = 0  # all of its rows were taken back
+        last = NEVER  # all of its rows were taken back
     proved = min(reach.proved or last, last if reach.behind is None else reach.behind * HOUR_US)
     last = whole = max(last, proved)
     if selection.end is not None and last >= selection.end:
@@ -466,10 +463,18 @@ def gold(scope: Scope, model: Model, lane: Lane) -> Iterator[Day]:
                     reason = "the rows that proved its last bars are gone"
             rows = sum(r.counts.get("written", 0) for r in used)
             paths = tuple(o.path for r in used for o in r.outputs)
-            proved = min(record.until, whole) if record else 0  # more of it may be published: it is not cut short again
+            # more of it may be published: it is not cut short again
+            published = record.until if record else _published_until(own, name)
+            proved = min(published, whole)
             yield Day(
                 name, start, end, duration, max(last, proved), max(until, proved), record, reason, made_of, paths, rows
             )
+
+
+def _published_until(book: Ledger, name: str) -> int:
+    """What was followed of a partition, and not closed, is published up to this clock, us."""
+    journal = book.folder / f"{name}{ledger.OPEN}"
+    return parts.read(journal).until if journal.is_file() else NEVER
 
 
 def last_end(end: int, duration: int) -> int:
@@ -513,7 +518,7 @@ def _last_published(scope: Scope, hours: Mapping[int, Record], end: int) -> int:
         clock = engine.last_clock(paths, end) if paths else None
         if clock is not None:
             return clock
-    return 0
+    return NEVER
 
 
 # -- words ----------------------------------------------------------------------------------------------------
