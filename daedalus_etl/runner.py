@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -222,23 +223,31 @@ def _listed(found: list[Lane]) -> str:
     return f"There are: {shown}{', ...' if len(found) > 8 else ''}." if found else "There are none of these channels."
 
 
-@contextmanager
-def exclusive(data: Path) -> Iterator[IO[str]]:
-    """Exactly one writer on a data root; the second is refused, naming the first. Yields the lock: as long as any
-    process holds it open, nobody else writes."""
-    folder = data / "state"
-    data.mkdir(parents=True, exist_ok=True)
-    files.make_folder(folder)
-    with open(folder / "lock", "a+") as lock:
+def _locked(data: Path) -> IO[str]:
+    """The open lock of a data root. Raises DaedalusError if somebody else has it."""
+    path = data / "state" / "lock"
+    while True:
+        data.mkdir(parents=True, exist_ok=True)
+        files.make_folder(path.parent)
+        lock = open(path, "a+")  # noqa: SIM115  # whoever asked for it closes it
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            raise DaedalusError(
-                f"another run is writing here: {lock.read().strip() or 'unknown'}",
-                str(data),
-                "Wait until it has ended.",
-            ) from None
+            text = f"another run is writing here: {lock.read().strip() or 'unknown'}"
+            lock.close()
+            raise DaedalusError(text, str(data), "Wait until it has ended.") from None
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
+                return lock
+        lock.close()  # `clean` has removed it since it was opened: a lock without a name keeps nobody out
+
+
+@contextmanager
+def exclusive(data: Path) -> Iterator[IO[str]]:
+    """Exactly one writer on a data root; the second is refused, naming the first. Yields the lock: as long as any
+    process holds it open, nobody else writes."""
+    with _locked(data) as lock:
         lock.truncate(0)
         lock.write(f"process {os.getpid()}\n")
         lock.flush()

@@ -267,6 +267,30 @@ def test_a_second_runner_is_refused_naming_the_first(raw: Callable[..., Path]) -
     assert "another run is writing here: process" in done.stderr
 
 
+def test_a_lock_that_was_removed_since_it_was_opened_keeps_others_out_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`clean` takes the file away; who had opened it just before would lock one that nobody else can find."""
+    import fcntl
+
+    from daedalus_etl.errors import DaedalusError
+    from daedalus_etl.runner import exclusive
+
+    path, flock, removes = tmp_path / "state" / "lock", fcntl.flock, [True]
+
+    def late(lock: object, how: int) -> None:
+        if removes.pop():
+            path.unlink()
+        removes.append(False)
+        flock(lock, how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with exclusive(tmp_path):
+        assert path.read_text().startswith("process ")
+        with pytest.raises(DaedalusError, match="another run"), exclusive(tmp_path):
+            pass
+
+
 # -- check, clean, lint, demo ---------------------------------------------------------------------------------
 
 
