@@ -24,8 +24,7 @@ NEWEST = 48  # hours of each lane that are looked at in every cycle
 SWEPT_IN = 3000.0  # seconds in which all others are looked at
 LEVELS = ("exchange", "symbol", "year", "month", "day", "hour")
 DEBOUNCE_MS = 50  # changes of so long are told together
-# How long the bell sleeps between two looks at what has been told it. Of 20 ms a day costs 120 s of a desktop's core,
-# of 100 ms 25.
+# How long the bell sleeps between two looks at what has been told it (docs/performance.md has what that costs).
 STEP_MS, QUIET_STEP_MS = 20, 100
 QUIET_AFTER = 10.0  # seconds without a change
 WATCHES = Path("/proc/sys/fs/inotify/max_user_watches")

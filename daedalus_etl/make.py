@@ -173,23 +173,27 @@ class _Hours:
         staged = self.maker.staged(self.model, self.lane, record.partition)
         target = ""
         if record.outputs:
-            if self.engine is None:
-                self.engine = Engine(self.scope.profile, self.maker.temp)
-            processed = self.scope.profile.data / "processed"
-            if any(not (processed / output.path).is_file() for output in record.outputs):
+            paths = [self.ledger.processed / output.path for output in record.outputs]
+            if not all(path.is_file() for path in paths):
                 text = f"{self.model.name} {self.lane}: what was published of {record.partition} is gone"
                 self.scope.warn(f"{text}, as its bronze is; it cannot be published as {symbol}.")
                 return
-            paths = [lanes.literal(str(processed / output.path)) for output in record.outputs]
-            self.engine.bind(symbol=symbol, published_files=paths)
-            self.engine.copy(
-                "select * replace (getvariable('symbol') as symbol) "
-                "from read_parquet(getvariable('published_files'), hive_partitioning = false)",
-                staged,
-            )
+            self._copy_published(paths, staged)
             target = self._target(record.partition, plan.hour_of(record.partition) * HOUR_US)
         moved = replace(record, symbol=symbol, outputs=())
         self.ledger.commit(moved, self.ledger.inputs(record), staged if target else None, target)
+
+    def _copy_published(self, paths: list[Path], staged: Path) -> int:
+        """Published rows as one file, in the order of these, under the lane's name of now. Returns how many."""
+        if self.engine is None:
+            self.engine = Engine(self.scope.profile, self.maker.temp)
+        names = [lanes.literal(str(path)) for path in paths]
+        self.engine.bind(symbol=self.scope.names[self.lane], published_files=names)
+        return self.engine.copy(
+            "select * replace (getvariable('symbol') as symbol) "
+            "from read_parquet(getvariable('published_files'), hive_partitioning = false)",
+            staged,
+        )
 
     def _target(self, partition: str, start: int) -> str:
         """Where an hour is published, below processed/."""
@@ -383,9 +387,6 @@ class _Hours:
     def _kept_parts(self, step: Step, ended: str) -> Record | None:
         """An hour that was followed, and of whose segments some were deleted before it closed: what was published of it
         stays, as one file, with the state at its end if the hour that followed kept it. None if nothing is missing."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         noted = parts.read(self.ledger.folder / f"{step.partition}{ledger.OPEN}")
         at = {one.path: str(self.scope.profile.data / one.path) for one in noted.inputs.values()}
         bad = self.scope.there.bad
@@ -403,15 +404,7 @@ class _Hours:
         if not any(path.is_file() for path in ordered) and (folder / whole.name).is_file():
             ordered = [folder / whole.name]  # it had taken their place, and the record was not written any more
         staged = self.maker.staged(self.model, self.lane, step.partition)
-        rows = 0
-        with pq.ParquetWriter(staged, pq.read_schema(ordered[0]), compression="zstd") as writer:
-            for path in ordered:
-                table = pq.ParquetFile(path).read()
-                if was != symbol:
-                    place = table.column_names.index("symbol")
-                    table = table.set_column(place, table.field(place), pa.array([symbol] * len(table), pa.string()))
-                writer.write_table(table)
-                rows += len(table)
+        rows = self._copy_published(ordered, staged)
         record = Record(
             step.partition, symbol, noted.header["code"], noted.header["variables"], noted.header["partners"], ended,
             "", step.until, "", 0, (), True, {"read": rows, "written": rows}, noted.last,

@@ -179,7 +179,7 @@ class _Hours:
         self.resampled = variables["resample_frequency"]
         self.reach = round(max(self.resampled, variables["resample_max_staleness"]) * US) if self.resampled else 0
         self.whole = 0  # the last clock of all rows that there are, us: resampled, the grid is proved up to here
-        self.followed_until: dict[int, int] = {}  # hours that were followed and not closed: what they have, us
+        self.left_open: set[int] = set()  # hours that were followed and not closed
         self.followed: int | None = None  # the hour at whose end who follows the lane begins
 
     def bronze(self) -> Iterator[Bronze]:
@@ -190,10 +190,10 @@ class _Hours:
     def __iter__(self) -> Iterator[Step]:
         selection = self.scope.selection
         recorded = {hour_of(name) for name in self.ledger.partitions}
-        self.followed_until = {hour_of(name): _published_until(self.ledger, name) for name in self.ledger.journals()}
+        self.left_open = {hour_of(name) for name in self.ledger.journals()}
         own = self.scope.there.of(self.lane)
-        last = max([own.last_hour(), *recorded, *self.followed_until])
-        hours = recorded.union(self.followed_until, *(b.hours for b in self.bronze()))
+        last = max([own.last_hour(), *recorded, *self.left_open])
+        hours = recorded.union(self.left_open, *(b.hours for b in self.bronze()))
         for hour in self._filled(recorded, own.hours) if self.resampled else ():
             # its last book may be that of a grid time in a silent one
             hours.update(range(hour, (hour * HOUR_US + HOUR_US + self.reach) // HOUR_US + 1))
@@ -252,11 +252,12 @@ class _Hours:
         record = self.ledger.get(name)
         end = min(behind, cut) if cut is not None else behind
         until = end if proved is None else max(first, min(end, proved))
-        published = record.until if record is not None else self.followed_until.get(hour, until)
-        if cut is not None and published > until:  # more of it is published than --end asks for: it is not cut short
+        if cut is not None:  # more of it may be published than --end asks for: it is not cut short again
+            published = record.until if record is not None else _published_until(self.ledger, name)
             whole = max(first, min(behind, self.whole)) if self.resampled else behind
-            until = max(until, min(published, whole))
-            end = behind if self.resampled else until
+            if published > until:
+                until = max(until, min(published, whole))
+                end = behind if self.resampled else until
         listed = listing(self.scope, self.taken.values(), hour)
         known = record is not None and record.listing == listed
         if known and record is not None and not record.aside:
@@ -265,7 +266,7 @@ class _Hours:
         else:
             found = {b.lane.channel: b.during(hour) for b in self.bronze()}
             rows = sum(f.span(self.lane).rows for _, f in found.get(self.lane.channel, ()))
-            if record is None and not self.resampled and not any(found.values()) and hour not in self.followed_until:
+            if record is None and not self.resampled and not any(found.values()) and hour not in self.left_open:
                 return None
             difference = Difference() if record is None else self._difference(record, found)
         wanted = start is None or behind > start
@@ -463,9 +464,9 @@ def gold(scope: Scope, model: Model, lane: Lane) -> Iterator[Day]:
                     reason = "the rows that proved its last bars are gone"
             rows = sum(r.counts.get("written", 0) for r in used)
             paths = tuple(o.path for r in used for o in r.outputs)
-            # more of it may be published: it is not cut short again
-            published = record.until if record else _published_until(own, name)
-            proved = min(published, whole)
+            proved = NEVER
+            if selection.end is not None:  # more of it may be published: it is not cut short again
+                proved = min(record.until if record else _published_until(own, name), whole)
             yield Day(
                 name, start, end, duration, max(last, proved), max(until, proved), record, reason, made_of, paths, rows
             )

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,19 @@ def only(folder: Path) -> Path:
     return path
 
 
+def books(data: Path, hours: Iterable[int], monkeypatch: pytest.MonkeyPatch, states: int) -> dict[str, bytes]:
+    """Books and trades of these hours, run, with the states of the newest hours only. Returns what silver has."""
+    monkeypatch.setattr(ledger, "HOURS_KEPT", states)
+    given(data, hours, "trades", "orderbook")
+    roots.run(data, *BOOKS, **SMALL_BUCKETS)
+    return {name: content for name, content in roots.contents(data).items() if name.startswith("silver/")}
+
+
+def lose(data: Path, *hours: int) -> None:
+    for channel in ("trades", "orderbook"):
+        delete(data, *hours, channel=channel)
+
+
 # -- while a run is at work -----------------------------------------------------------------------------------------
 
 
@@ -84,17 +98,15 @@ def test_bronze_that_is_deleted_from_an_hour_that_is_only_walked_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What follows it would be made of a state that is not that of the hour; it stays as it is."""
-    monkeypatch.setattr(ledger, "HOURS_KEPT", 2)
-    data = given(tmp_path / "data", range(8), "trades", "orderbook")
-    roots.run(data, *BOOKS, **SMALL_BUCKETS)
+    data = tmp_path / "data"
+    books(data, range(8), monkeypatch, states=2)
     kept = roots.contents(data)
     late(data, 4, [10.5], "orderbook", salt=9)
     step, gone = Walk.step, iter([True])
 
     def walked(self: Walk, *given_: Any, **named: Any) -> Any:
         if next(gone, False):
-            for channel in ("trades", "orderbook"):
-                delete(data, 2, channel=channel)
+            lose(data, 2)
         return step(self, *given_, **named)
 
     monkeypatch.setattr(Walk, "step", walked)
@@ -109,12 +121,9 @@ def test_bronze_that_is_deleted_from_an_hour_that_is_only_walked_over(
 def test_a_late_row_whose_past_is_lost_keeps_no_later_hour_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger, "HOURS_KEPT", 3)
-    data = given(tmp_path / "data", range(10), "trades", "orderbook")
-    roots.run(data, *BOOKS, **SMALL_BUCKETS)
-    kept = {name: content for name, content in roots.contents(data).items() if "silver" in name}
-    for channel in ("trades", "orderbook"):
-        delete(data, 0, 1, 2, channel=channel)
+    data = tmp_path / "data"
+    kept = books(data, range(10), monkeypatch, states=3)
+    lose(data, 0, 1, 2)
     late(data, 5, [10.5, 20.5], "orderbook", salt=9)
     ran = roots.run(data, *BOOKS, **SMALL_BUCKETS)
     assert (ran.made("silver.orderbook"), f"{name_of(5)} stays as it is" in ran.warnings) == ([], True)
@@ -129,13 +138,9 @@ def test_a_late_row_right_behind_lost_bronze_makes_nothing_again_that_is_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
 ) -> None:
     """In an hour that is in, or in one that had no row yet."""
-    monkeypatch.setattr(ledger, "HOURS_KEPT", 3)
-    hours = [hour for hour in range(10) if there or hour != 3]
-    data = given(tmp_path / "data", hours, "trades", "orderbook")
-    roots.run(data, *BOOKS, **SMALL_BUCKETS)
-    kept = {name: content for name, content in roots.contents(data).items() if "silver" in name}
-    for channel in ("trades", "orderbook"):
-        delete(data, 0, 1, 2, channel=channel)
+    data = tmp_path / "data"
+    kept = books(data, [hour for hour in range(10) if there or hour != 3], monkeypatch, states=3)
+    lose(data, 0, 1, 2)
     late(data, 3, [10.5, 20.5], "orderbook", salt=9)
     assert roots.run(data, *BOOKS, **SMALL_BUCKETS).made("silver.orderbook") == ([] if there else [name_of(3)])
     assert kept.items() <= roots.contents(data).items()
@@ -288,6 +293,25 @@ def test_what_is_published_of_an_open_hour_goes_when_its_rows_are_taken_back(lef
     roots.assert_same(left_open, fresh(left_open, *TRADES))
 
 
+def test_an_open_hour_whose_record_was_not_written_any_more_stays_when_its_bronze_goes(
+    left_open: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its one file had taken the place of the parts that the journal names."""
+
+    def full(self: ledger.Ledger, name: str, content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger.Ledger, "_replace", full)
+        roots.run(left_open, *SILVER, code=1)
+    (one,) = (name for name in roots.files(left_open) if "silver" in name and "hour=1/" in name)
+    assert one.endswith(f"/{name_of(1)}-f92d2c8e.parquet")
+    delete(left_open, 1, name="b")
+    for _ in range(2):
+        roots.run(left_open, *TRADES)
+        assert sizes(left_open) == (31, 30)
+
+
 def test_an_end_cuts_nothing_that_was_followed(left_open: Path) -> None:
     roots.run(left_open, *TRADES, "--end", "2026-02-03T01:20")
     assert sizes(left_open) == (31, 30)
@@ -331,7 +355,8 @@ def test_times_long_ago_are_times(tmp_path: Path, when: datetime) -> None:
 def test_windows_may_be_longer_than_half_an_hour(tmp_path: Path) -> None:
     data = given(tmp_path / "data", (0,), "trades", "ticker")
     roots.run(data, "--select", "silver.trades silver.ticker", rolling_windows="3600")
-    assert {row["volume_3600s"] is not None for row in harness.published(data, "silver/trades")} == {True}
+    rows = harness.published(data, "silver/trades")
+    assert [row["volume_3600s"] for row in rows] == list(accumulate(row["amount"] for row in rows))
 
 
 @pytest.mark.parametrize("what", ["record", "head", "journal"])

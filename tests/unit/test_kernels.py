@@ -14,7 +14,7 @@ import pytest
 
 from daedalus_etl import kernels, profiles
 from daedalus_etl.errors import DaedalusError
-from daedalus_etl.kernels import book, exact, flow, ranks
+from daedalus_etl.kernels import base, book, exact, flow, ranks
 
 VARIABLES = dict(profiles.load("laptop").variables)
 US = 1_000_000
@@ -322,3 +322,12 @@ def test_vpin_of_large_buckets_is_the_same_after_a_restart() -> None:
         g = f.copy()
         g[0]["full"], g[0]["valued"] = n, 0  # as `load` leaves it
         np.testing.assert_equal(flow.vpin(f[0], bucket, volume), flow.vpin(g[0], turned, volume))
+
+
+def test_a_kernel_that_lacks_a_part_is_told_which() -> None:
+    class Half(base.Kernel):
+        def reads(self) -> tuple[str, ...]:
+            return ()
+
+    with pytest.raises(TypeError, match=r"advance.*load.*save"):
+        Half({})  # type: ignore[abstract]
