@@ -72,9 +72,9 @@ def _take_apart(path: str, column: pa.Array, parts: dict[str, Any], name: str) -
         for i in range(kind.num_fields):
             _take_apart(f"{path}.{i}", pc.struct_field(column, i), parts, name)
     elif pa.types.is_string(kind) or pa.types.is_binary(kind):
-        values = [value or b"" for value in column.cast(pa.binary()).to_pylist()]
-        parts[f"{path}.length"] = np.array([len(value) for value in values], np.int32)
-        parts[f"{path}.text"] = np.frombuffer(b"".join(values), np.uint8)
+        values = pc.fill_null(column.cast(pa.binary()), b"")
+        parts[f"{path}.length"] = pc.binary_length(values).to_numpy()
+        parts[f"{path}.text"] = np.frombuffer(_text(values), np.uint8)
     elif pa.types.is_floating(kind):
         parts[f"{path}.value"] = pc.fill_null(column, 0.0).to_numpy(zero_copy_only=False)
     elif pa.types.is_integer(kind) or pa.types.is_timestamp(kind) or pa.types.is_boolean(kind):
@@ -98,8 +98,18 @@ def _whole(column: pa.Array) -> Any:
     return pc.fill_null(column, 0).to_numpy(zero_copy_only=False)
 
 
+def _text(values: pa.Array) -> memoryview:
+    """What an array of bytes without NULL holds, one after the other. `values` may be a slice of a longer one."""
+    _, edges, text = values.buffers()
+    if not len(values) or text is None:
+        return memoryview(b"")
+    first, behind = np.frombuffer(edges, np.int32)[[values.offset, values.offset + len(values)]]
+    return memoryview(text)[first:behind]
+
+
 def _put_together(path: str, kind: pa.DataType, parts: Mapping[str, Any]) -> pa.Array:
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     null = parts[f"{path}.null"].astype(bool)
     if pa.types.is_list(kind):
@@ -111,9 +121,9 @@ def _put_together(path: str, kind: pa.DataType, parts: Mapping[str, Any]) -> pa.
         columns = [_put_together(f"{path}.{i}", field.type, parts) for i, field in enumerate(fields)]
         return pa.StructArray.from_arrays(columns, fields=fields, mask=pa.array(null))
     if f"{path}.text" in parts:
-        text, edges = parts[f"{path}.text"].tobytes(), _offsets(parts[f"{path}.length"])
-        values = [None if n else text[edges[i] : edges[i + 1]] for i, n in enumerate(null)]
-        return pa.array(values, pa.binary()).cast(kind)
+        edges, text = pa.py_buffer(_offsets(parts[f"{path}.length"])), pa.py_buffer(parts[f"{path}.text"])
+        values = pa.Array.from_buffers(pa.binary(), len(null), [None, edges, text])
+        return pc.if_else(pa.array(null), None, values).cast(kind)
     values = parts[f"{path}.value"]
     if pa.types.is_boolean(kind):
         values = values.astype(bool)

@@ -172,9 +172,9 @@ class Compiler:
                     continue
                 span = {**values, "span_start_us": hour, "span_end_us": behind}
                 (statement,) = self.graph.render(bronze, self._context(bronze, lane, span))
-                unit = silver.price_unit(con, f"(\n{statement}\n)", price)
-                if unit is not None:
-                    return unit
+                first = silver.first_price(con, f"(\n{statement}\n)", price)
+                if first is not None:
+                    return silver.unit_of(first[1])
         finally:
             con.close()
         return None

@@ -15,7 +15,7 @@ from daedalus_etl.audit import SCHEMAS
 from daedalus_etl.engine import Engine, Slot, raw_relation
 from daedalus_etl.lanes import US
 from daedalus_etl.models import Context
-from daedalus_etl.silver import COUNTED, COUNTS, Files, Walk, _add, _carried, _numpy, _table, price_unit
+from daedalus_etl.silver import COUNTED, COUNTS, Files, Walk, _add, _carried, _numpy, _table, first_price, unit_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -200,9 +200,9 @@ class PreparedWalk(Walk):
     def _find_unit_in_tables(self) -> None:
         name = f"bronze.{self.model.channel}"
         price = self.graph.config_for(self.model, self.variables)["price_unit"]
-        unit = price_unit(self.engine.con, _table(name), price)
-        if unit is not None:
-            self._fix_unit(unit)
+        first = first_price(self.engine.con, _table(name), price)
+        if first is not None:
+            self._fix_unit(unit_of(first[1]))
             self._prepare()
             self.statements.run(f"empty_{_table(name)}")
             self.statements.run(f"fill_{_table(name)}")  # what is valid may hang on the unit

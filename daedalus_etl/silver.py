@@ -176,11 +176,11 @@ class Walk:
 
     def _enter(self, start: int, end: int, horizon: int, files: Files, counts: dict[str, int]) -> None:
         self.engine.bind(span_start_us=start, span_end_us=end, horizon_us=horizon)
+        if self.model.config.get("price_unit") and self.price_unit is None:
+            self._find_unit(files)  # first: what is valid may hang on it
         for name in self.inputs:
             if name != self.streamed:
                 self.engine.table(_table(name), self._bronze(name, files))
-        if self.model.config.get("price_unit") and self.price_unit is None:
-            self._find_unit(files)
         own = f"bronze.{self.model.channel}"
         if self.streamed is None and own in self.inputs:
             self._count(own, counts)
@@ -288,13 +288,21 @@ class Walk:
     _refused: Exception | None = None  # what went wrong in the stream
 
     def _find_unit(self, files: Files) -> None:
-        name = f"bronze.{self.model.channel}"
+        """Fix the unit by the lane's first valid price. Segment after segment is asked, until none that is left begins
+        before the price that was found."""
+        name, channel = f"bronze.{self.model.channel}", self.model.channel
         price = self.graph.config_for(self.model, self.variables)["price_unit"]
-        unit = price_unit(self.engine.con, self._context(files).ref(name), price)
-        if unit is not None:
-            self._fix_unit(unit)
-            if name != self.streamed:  # what is valid may hang on the unit
-                self.engine.table(_table(name), self._bronze(name, files))
+        own, taken = list(files.get(channel, ())), self.inputs[name]
+        assert taken is not None
+        begins = sorted(facts.span(taken).min_clock for _, facts in own)
+        some: list[tuple[Segment, Facts]] = []
+        while len(some) < len(own):
+            behind = begins[min(2 * len(some), len(own) - 1)]
+            some = [(segment, facts) for segment, facts in own if facts.span(taken).min_clock <= behind]
+            first = first_price(self.engine.con, f"(\n{self._bronze(name, {**files, channel: some})}\n)", price)
+            if first is not None and (len(some) == len(own) or first[0] < begins[len(some)]):
+                self._fix_unit(unit_of(first[1]))
+                return
 
     def _carry_over(self, name: str, end: int) -> None:
         """Keep the rows that later hours look back on, and the last valid one before them, of whatever age.
@@ -435,16 +443,20 @@ def _counted_on(batch: Any, first: int) -> list[Any]:
     return columns
 
 
-def price_unit(con: duckdb.DuckDBPyConnection, rows: str, price: str) -> float | None:
-    """The unit of exact price sums: 2**-54 of the power of two below the first valid price of `rows` (SPEC 11.2).
+def first_price(con: duckdb.DuckDBPyConnection, rows: str, price: str) -> tuple[int, float] | None:
+    """The clock, us, and the price of the first valid row of `rows` that has one.
 
     price: SQL of a row's price, as a model's header gives it.
     """
-    first = con.execute(
-        f"select ({price})::double from {rows} as r where is_valid and not is_duplicate "
+    return con.execute(
+        f"select clock_us, ({price})::double from {rows} as r where is_valid and not is_duplicate "
         f"and ({price}) > 0 and isfinite(({price})::double) order by clock_us, lane_order limit 1"
     ).fetchone()
-    return math.ldexp(1.0, math.frexp(first[0])[1] - 1 - 54) if first is not None else None
+
+
+def unit_of(price: float) -> float:
+    """The unit of a lane's exact price sums: 2**-54 of the power of two below its first valid price (SPEC 11.2)."""
+    return math.ldexp(1.0, math.frexp(price)[1] - 1 - 54)
 
 
 class Beside:

@@ -9,6 +9,9 @@
 sum({{ x }}) over (order by clock_us, lane_order rows between unbounded preceding and current row)
 {%- endmacro %}
 
+{# The running count of rows of which something is true. #}
+{% macro running_count(x) -%} ({{ running("(" ~ x ~ ")::bigint") }})::bigint {%- endmacro %}
+
 {# Is a row the last of its clock value? Its running sums are those that a window's edge looks for. #}
 {% macro is_edge() -%} coalesce(clock_us <> lead(clock_us) over (order by clock_us, lane_order), true) {%- endmacro %}
 
@@ -68,9 +71,9 @@ group by lane_order
    do; `rest` is what the sum of x differs from n times that. Only a huge spread (beyond 2**45 in the upper limb) is
    added up in double: there is nothing left to cancel then. Columns: n, sum_hi, sum_lo, sum_hi_hi, sum_hi_lo,
    sum_lo_lo; hi_hi, hi_lo, lo_lo are the centred sums. #}
-{% macro centred_hi_hi() -%} sum_hi_hi - 2 * mean_hi * sum_hi + n * mean_hi * mean_hi {%- endmacro %}
-{% macro centred_hi_lo() -%} sum_hi_lo - mean_hi * sum_lo - mean_lo * sum_hi + n * mean_hi * mean_lo {%- endmacro %}
-{% macro centred_lo_lo() -%} sum_lo_lo - 2 * mean_lo * sum_lo + n * mean_lo * mean_lo {%- endmacro %}
+{% macro centred_hi_hi() -%} sum_hi_hi - mean_hi * (2 * sum_hi - n * mean_hi) {%- endmacro %}
+{% macro centred_hi_lo() -%} sum_hi_lo - mean_hi * sum_lo - mean_lo * (sum_hi - n * mean_hi) {%- endmacro %}
+{% macro centred_lo_lo() -%} sum_lo_lo - mean_lo * (2 * sum_lo - n * mean_lo) {%- endmacro %}
 {% macro exact_variance() -%}
 case
     when n < 2 then null

@@ -125,7 +125,7 @@ placed as (
         {% if var("input_is_ordered") -%}
         row_number() over () - 1 as lane_order
         {%- else -%}
-        row_number() over (partition by is_duplicate order by {{ lane_order_of("orderbook") }}) - 1 as lane_order
+        row_number() over (order by is_duplicate, {{ lane_order_of("orderbook") }}) - 1 as lane_order
         {%- endif %}
     from valued
 ),

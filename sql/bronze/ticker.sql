@@ -47,7 +47,7 @@ typed as (
 placed as (
     select
         *,
-        row_number() over (partition by is_duplicate order by {{ lane_order_of("ticker") }}) - 1 as lane_order
+        row_number() over (order by is_duplicate, {{ lane_order_of("ticker") }}) - 1 as lane_order
     from typed
 ),
 

@@ -75,10 +75,7 @@ final as (
         * replace (
             coalesce(
                 lane_order,
-                row_number() over (
-                    partition by is_context, is_duplicate
-                    order by {{ lane_order_of("trades") }}
-                ) - 1
+                row_number() over (order by is_context, is_duplicate, {{ lane_order_of("trades") }}) - 1
             ) as lane_order
         )
     from judged

@@ -53,7 +53,7 @@ running as materialized (
         is_context,
         is_valid,
         {{ is_edge() }} as is_edge,
-        {{ running("is_valid::bigint") }} as quote_count,
+        {{ running_count("is_valid") }} as quote_count,
         {{ running("coalesce(hi, 0)") }} as sum_hi,
         {{ running("coalesce(lo, 0)") }} as sum_lo,
         {{ running("coalesce(hi * hi, 0)") }} as sum_hi_hi,
@@ -61,7 +61,7 @@ running as materialized (
         {{ running("coalesce(lo * lo, 0)") }} as sum_lo_lo,
         {{ running(units("spread / " ~ bind("price_unit"), "1024")) }} as spread_units,
         {{ running(units("volume_imbalance", "1152921504606846976")) }} as imbalance_units,
-        {{ running("(volume_imbalance is not null)::bigint") }} as imbalance_count
+        {{ running_count("volume_imbalance is not null") }} as imbalance_count
     from whole
 ),
 
@@ -156,7 +156,7 @@ final as (
         case when is_valid then {{ time_feature("is_weekend", "clock_us") }} end as is_weekend,
         columns('_[0-9]+s$')
     from joined
-    order by clock_us, lane_order
+    order by lane_order
 )
 
 select * from final

@@ -65,10 +65,10 @@ running as materialized (
         {{ running_limbs("volume", "volume", 2 ** 12) }},
         {{ running_limbs("counter_volume", "counter_volume", 2 ** 12) }},
         {{ running_limbs("square", "log_return * log_return", 2 ** 87) }},
-        {{ running("is_valid::bigint") }} as trade_count,
-        {{ running("(is_valid and direction <> 0)::bigint") }} as known_count,
-        {{ running("(is_valid and direction > 0)::bigint") }} as buy_count,
-        {{ running("(log_return is not null)::bigint") }} as return_count
+        {{ running_count("is_valid") }} as trade_count,
+        {{ running_count("is_valid and direction <> 0") }} as known_count,
+        {{ running_count("is_valid and direction > 0") }} as buy_count,
+        {{ running_count("log_return is not null") }} as return_count
     from with_returns
 ),
 
@@ -84,7 +84,7 @@ within as (
         {{ limbs_in_window("volume", 2 ** 12) }} as volume,
         {{ limbs_in_window("counter_volume", 2 ** 12) }} as counter_volume,
         {{ limbs_in_window("square", 2 ** 87) }} as squares,
-        {{ in_window("trade_count") }}::bigint as trade_count,
+        {{ in_window("trade_count") }} as trade_count,
         {{ in_window("known_count") }} as known_count,
         {{ in_window("buy_count") }} as buy_count,
         {{ in_window("return_count") }} as return_count
@@ -160,7 +160,7 @@ final as (
         2 * abs(price - mid_before) / mid_before as effective_spread,
         columns('_[0-9]+s$')
     from joined
-    order by clock_us, lane_order
+    order by lane_order
 )
 
 select * from final

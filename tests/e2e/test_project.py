@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import re
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from daedalus_etl.simulator import Market, simulate
 from tests import naive
 from tests.harness import published, write_bronze
 from tests.naive.order import side_of
+from tests.tables import at
 
 HOW_TO = Path(__file__).parents[2] / "docs" / "how-to" / "add-a-feature.md"
 MARKET = Market(
@@ -317,6 +319,24 @@ def test_a_model_says_which_price_fixes_its_lanes_unit(
         unit = 2.0 ** (math.frexp(value)[1] - 55)
         assert len({row["clock_ts"] // 3_600_000_000 for row in got}) == 2
         assert {row["unit"] for row in got if row["is_valid"]} == {unit}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_first_valid_price_may_lie_in_any_segment(tmp_path: Path, seed: int):
+    draw, data = random.Random(seed), tmp_path / "data"
+    prices: list[tuple[tuple[int, int], float]] = []  # in lane order's terms: clock, event time
+    for segment in draw.sample(range(100), draw.choice([1, 2, 5, 9])):
+        clocks = sorted(draw.choices(range(12), k=4))
+        rows = []
+        for clock in clocks:
+            bid, event = draw.choice([-1.0, math.nan, 2.0 ** draw.randint(-9, 9)]), draw.randint(0, 10**6)
+            rows.append({"capture_ts": at("01:00") + clock, "timestamp": event, "bid": bid, "ask": bid * 1.5})
+            if bid > 0:
+                prices.append(((clock, event), bid * 1.25))
+        write_bronze(data, "ticker", rows, name=f"{segment:02}")
+    run(data, write(tmp_path / "mine", unit_model("ticker", "(bid + ask) / 2")), "silver.units")
+    units = {row["unit"] for row in published(data, "silver/units")}
+    assert units == ({2.0 ** (math.frexp(min(prices)[1])[1] - 55)} if prices else {None})
 
 
 def test_a_compiled_model_has_the_unit_of_the_published_one_by_the_lanes_own_variables(data: Path, tmp_path: Path):

@@ -49,6 +49,14 @@ def test_the_bytes_do_not_tell_how_the_rows_were_cut(given_rows: list[dict[str, 
     assert canonical.table_to_bytes(in_two) == canonical.table_to_bytes(table)
 
 
+@settings(deadline=None)
+@given(rows, st.integers(0, 12))
+def test_the_bytes_of_a_slice_are_those_of_its_rows(given_rows: list[dict[str, Any]], cut: int) -> None:
+    table = pa.Table.from_pylist(given_rows, schema=SCHEMA)
+    alone = pa.Table.from_pylist(given_rows[cut:], schema=SCHEMA)
+    assert canonical.table_to_bytes(table.slice(cut)) == canonical.table_to_bytes(alone)
+
+
 def test_what_lies_behind_a_null_does_not_count() -> None:
     garbage = pa.array([1.5, math.pi, 2.5]).buffers()[1]
     nothing = pa.array([1.5, 0.0, 2.5]).buffers()[1]
