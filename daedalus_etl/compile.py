@@ -70,7 +70,7 @@ class Compiler:
             files, bound = self._published(model, lane, duration)
             own = {**values, **bound}
             context = self._context(model, lane, own, files, bar_duration_sec=duration or 60)
-            (statement,) = self.graph.render(model, context)
+            statement = models.bars_in_one(model, self.graph.render(model, context))
             name = f"{base}.{duration}s" if duration else base
             yield self._script(name, model, lane, own, self._from_start(statement, "epoch_us(bar_start)"))
 
@@ -246,6 +246,8 @@ def empty(profile: Profile, graph: Graph, model: Model) -> str:
         lambda name: _value(values, name),
     )
     statements = graph.render(model, context)
+    if model.layer == "gold":
+        return models.bars_in_one(model, statements)
     if "kernel" not in model.config:
         return statements[0]
     ordered, shape = models.require_kernel_statements(model, statements)

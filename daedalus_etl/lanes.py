@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import os
 import re
 from collections import defaultdict
@@ -268,3 +269,8 @@ def is_selected(lane: Lane, exchanges: Iterable[str], symbols: Iterable[str], va
 def sanitize_pattern(pattern: str) -> str:
     """As `sanitize`, but * and ? stay wildcards."""
     return re.sub(r'[/\\:"<>|]', "-", pattern)
+
+
+def short(text: str) -> str:
+    """A name of 8 hexadecimal digits for a name of any length and any characters."""
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]

@@ -11,8 +11,7 @@ from daedalus_etl import files, lanes, ledger, plan
 from daedalus_etl.catalog import partition_name
 from daedalus_etl.engine import Engine
 from daedalus_etl.lanes import DAY_US, HOUR_US, US
-from daedalus_etl.make import short
-from daedalus_etl.models import Context, Model
+from daedalus_etl.models import Context, Model, bars_in_one
 from daedalus_etl.parts import OpenPartition
 from daedalus_etl.times import parse_time
 
@@ -84,8 +83,8 @@ class LiveBars:
 
     def _sql(self, duration: int, bound: Callable[[str], str], relation: str) -> str:
         variables = {**self.scope.variables(self.lane), "bar_duration_sec": duration}
-        (text,) = self.scope.graph.render(self.model, Context(variables, lambda _: relation, lambda _: "", bound))
-        return text
+        statements = self.scope.graph.render(self.model, Context(variables, lambda _: relation, lambda _: "", bound))
+        return bars_in_one(self.model, statements)
 
     def begin(self) -> None:
         """Take up the journals of the days that the next bars belong to, and the rows that these need."""
@@ -122,7 +121,7 @@ class LiveBars:
         if (duration, day) not in self.days:
             name = partition_name(day * DAY_US, "day")
             place = lanes.partition_path(self.lane.exchange, self.scope.names[self.lane], day * DAY_US, by="day")
-            target = f"{self.model.folder}/{duration}s/{place}/{name}-{short(self.lane.symbol)}.parquet"
+            target = f"{self.model.folder}/{duration}s/{place}/{name}-{lanes.short(self.lane.symbol)}.parquet"
             book = self.scope.ledger(self.model, self.lane, duration)
             self.days[duration, day] = OpenPartition(book, name, target, self.scope.profile.parquet)
         return self.days[duration, day]

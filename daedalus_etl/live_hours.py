@@ -21,7 +21,6 @@ from daedalus_etl.errors import DaedalusError
 from daedalus_etl.lanes import HOUR_US, Lane, Segment
 from daedalus_etl.ledger import Input
 from daedalus_etl.live_bars import LiveBars
-from daedalus_etl.make import short
 from daedalus_etl.models import Model
 from daedalus_etl.parts import OpenPartition, Part, read
 from daedalus_etl.plan import Scope
@@ -127,7 +126,7 @@ class LiveHours:
     def _partition(self, hour: int) -> OpenPartition:
         partition = hour_name(hour * HOUR_US)
         place = lanes.partition_path(self.lane.exchange, self.scope.names[self.lane], hour * HOUR_US)
-        target = f"{self.model.folder}/{place}/{partition}-{short(self.lane.symbol)}.parquet"
+        target = f"{self.model.folder}/{place}/{partition}-{lanes.short(self.lane.symbol)}.parquet"
         return OpenPartition(self.book, partition, target, self.scope.profile.parquet)
 
     def standing(self) -> tuple[ledger.Ledger, list[int]]:

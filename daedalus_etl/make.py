@@ -6,8 +6,6 @@ that begins in the state that its record names.
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import math
 import os
 import time
@@ -19,26 +17,22 @@ from typing import Any
 import duckdb
 
 from daedalus_etl import audit, files, kernels, lanes, ledger, limits, parts, plan
+from daedalus_etl.bars import Bars
 from daedalus_etl.catalog import Found
 from daedalus_etl.engine import Engine, connect
 from daedalus_etl.errors import DaedalusError, StoppedError
 from daedalus_etl.lanes import HOUR_US, Lane
-from daedalus_etl.ledger import Ledger, Record
-from daedalus_etl.models import Context, Model
-from daedalus_etl.plan import Day, Scope, Step
+from daedalus_etl.ledger import Record
+from daedalus_etl.models import Model
+from daedalus_etl.plan import Scope, Step
 from daedalus_etl.silver import Walk
 
 Listener = Callable[[str, Mapping[str, Any]], None]  # event, details
-_STAGED = itertools.count()
 TRIES = 5  # of a lane whose bronze changes while it is read
 
 
 class _ChangedError(Exception):
     """Bronze is not what the plan saw: plan again."""
-
-
-class _GoneError(DaedalusError):
-    """Silver that a day is made of is not there."""
 
 
 class _KeptError(Exception):
@@ -77,7 +71,7 @@ class Maker:
         for last in (*[False] * (TRIES - 1), True):
             try:
                 if model.layer == "gold":
-                    _Bars(self, model, lane).make()
+                    Bars(self, model, lane).make()
                 else:
                     _Hours(self, model, lane).make()
                 return
@@ -96,7 +90,7 @@ class Maker:
         })  # fmt: skip
 
     def staged(self, model: Model, lane: Lane, partition: str) -> Path:
-        return self.temp / f"{os.getpid()}-{model.name}-{short(str(lane))}-{partition}.parquet.part"
+        return self.temp / f"{os.getpid()}-{model.name}-{lanes.short(str(lane))}-{partition}.parquet.part"
 
 
 class _Hours:
@@ -198,7 +192,7 @@ class _Hours:
     def _target(self, partition: str, start: int) -> str:
         """Where an hour is published, below processed/."""
         place = lanes.partition_path(self.lane.exchange, self.scope.names[self.lane], start)
-        return f"{self.model.folder}/{place}/{partition}-{short(self.lane.symbol)}.parquet"
+        return f"{self.model.folder}/{place}/{partition}-{lanes.short(self.lane.symbol)}.parquet"
 
     def _renewed(self, step: Step, extra: int = 0) -> Record:
         """The record of a partition that is in, for what its folders show now. extra: rows that are all duplicates."""
@@ -374,7 +368,7 @@ class _Hours:
             self._aside(step, found), (), step.wanted, counts, last,
         )  # fmt: skip
         place = self._target(step.partition, step.start)
-        record = replace(record, obsolete=_under_another_name(self.ledger, record, place))
+        record = replace(record, obsolete=parts.obsolete(self.ledger, record, place))
         if not target:  # nothing is published that would take the place of what was while it was followed
             left = ledger.parts_of(self.ledger.processed / place)
             folder = place.rpartition("/")[0]
@@ -409,7 +403,7 @@ class _Hours:
             step.partition, symbol, noted.header["code"], noted.header["variables"], noted.header["partners"], ended,
             "", step.until, "", 0, (), True, {"read": rows, "written": rows}, noted.last,
         )  # fmt: skip
-        record = replace(record, obsolete=_under_another_name(self.ledger, record, target))
+        record = replace(record, obsolete=parts.obsolete(self.ledger, record, target))
         # no listing: it is not that of what the hour was made of, and never will be
         state = self._state_that_followed(step.partition)
         made = self.ledger.commit(record, list(noted.inputs.values()), staged, target, state)
@@ -454,93 +448,6 @@ class _Hours:
         return self.walk.rows_in(step.start, step.end, {self.lane.channel: [(segment, facts)]})
 
 
-class _Bars:
-    """One lane's days of bars."""
-
-    def __init__(self, maker: Maker, model: Model, lane: Lane):
-        self.maker, self.scope, self.model, self.lane = maker, maker.scope, model, lane
-
-    def make(self) -> None:
-        days = list(plan.gold(self.scope, self.model, self.lane))
-        pending = [day for day in days if day.reason]
-        for duration in {day.duration for day in days if not day.is_open}:
-            known = [d.record for d in days if d.duration == duration and d.record is not None and not d.is_open]
-            self.scope.ledger(self.model, self.lane, duration).tidy(known)
-        self.maker.tell("planned", {"model": self.model.name, "rows": sum(day.rows for day in pending)})
-        self.maker.tell("fresh", {"count": len(days) - len(pending)})
-        if not pending:
-            return
-        engine = Engine(self.scope.profile, self.maker.temp)
-        gone: DaedalusError | None = None
-        try:
-            for day in pending:
-                if self.maker.stopping():
-                    return
-                try:
-                    self._day(day, engine)
-                except _GoneError as error:  # of this day: the others can be made
-                    gone = gone or error
-        finally:
-            engine.close()
-        if gone is not None:
-            raise gone
-
-    def _day(self, day: Day, engine: Engine) -> None:
-        began = time.perf_counter()
-        processed = self.scope.profile.data / "processed"
-        for path in day.paths:
-            if not (processed / path).is_file():
-                hint = f"Make it again: --select +{self.model.name}; without its bronze the day stays as it is."
-                raise _GoneError("is gone", str(processed / path), hint)
-        symbol = self.scope.names[self.lane]
-        engine.bind(
-            exchange=self.lane.exchange, symbol=symbol, source_symbol=self.lane.symbol,
-            span_start_us=day.start, span_end_us=day.end, horizon_us=day.horizon,
-            silver_files=[lanes.literal(str(processed / path)) for path in day.paths],
-        )  # fmt: skip
-        written, staged = 0, None
-        if day.paths:
-            staged = self.maker.staged(self.model, self.lane, f"{day.duration}s-{day.partition}-{next(_STAGED)}")
-            written = engine.copy(self._sql(day, engine), staged)
-            if not written:
-                files.remove(staged)
-        if day.is_open:
-            self.maker.tell("staged", {
-                "model": self.model.name, "lane": self.lane, "duration": day.duration, "partition": day.partition,
-                "until": day.until, "rows": written, "path": str(staged) if written else "",
-            })  # fmt: skip
-            return
-        folder = f"{self.model.folder}/{day.duration}s" if day.duration else self.model.folder
-        place = lanes.partition_path(self.lane.exchange, symbol, day.start, by="day")
-        record = Record(
-            day.partition, symbol, self.scope.code(self.model),
-            plan.plain(self.scope.graph.variables_of(self.model, self.scope.variables(self.lane))), {},
-            day.silver, "", day.until, "", counts={"read": day.rows, "written": written},
-        )  # fmt: skip
-        target = f"{folder}/{place}/{day.partition}-{short(self.lane.symbol)}.parquet"
-        book = self.scope.ledger(self.model, self.lane, day.duration)
-        record = replace(record, obsolete=_under_another_name(book, record, target))
-        made = book.commit(record, (), staged if written else None, target)
-        more = {"duration": day.duration} if day.duration else {}
-        self.maker.done(self.model, self.lane, made, time.perf_counter() - began, **more)
-
-    def _sql(self, day: Day, engine: Engine) -> str:
-        ordered = {"input_is_ordered": True}  # hour after hour, each written in lane order
-        variables = {**self.scope.variables(self.lane), "bar_duration_sec": day.duration, **ordered}
-        silver = "read_parquet(getvariable('silver_files'), hive_partitioning = false)"
-        (statement,) = self.scope.graph.render(
-            self.model, Context(variables, lambda _: silver, lambda _: "", engine.bound)
-        )
-        return statement
-
-
-def _under_another_name(book: Ledger, record: Record, target: str) -> tuple[str, ...]:
-    """What was published in parts of a partition while its lane had another name, below processed/."""
-    journal, folder = book.folder / f"{record.partition}{ledger.OPEN}", (book.processed / target).parent
-    found = parts.under_another_name(journal, folder, record.symbol)
-    return tuple(str(path.relative_to(book.processed)) for path in found)
-
-
 def _is_only_chained(step: Step) -> bool:
     """Is what came before it all that speaks for making it again? That may have come out as it was."""
     return step.reason == plan.CHAINED
@@ -550,8 +457,3 @@ def _listed(partitions: list[str]) -> str:
     if len(partitions) == 1:
         return partitions[0]
     return f"{len(partitions)} hours from {partitions[0]} to {partitions[-1]}"
-
-
-def short(text: str) -> str:
-    """A name of 8 hexadecimal digits for a name of any length and any characters."""
-    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]

@@ -17,6 +17,7 @@ from daedalus_etl.profiles import nearest
 
 LAYERS = ("bronze", "silver", "gold")
 KERNEL_OUTPUT = "kernel_output"
+SLICES = "bar_slices"
 OF_BARS_AND_NAMES = {"bar_durations", "partial_bars", "normalize_quotes", "usd_quotes"}
 
 
@@ -242,7 +243,8 @@ class Graph:
     # -- rendering --------------------------------------------------------------------------------------------
 
     def render(self, model: Model, context: Context) -> list[str]:
-        """The model's statements as SQL text: one, or the kernel's ordered input and the shape of its result."""
+        """The model's statements as SQL text: one; or two, the kernel's ordered input and the shape of its result, or
+        the slices of bars and the bars that are made of them."""
 
         def config(**values: Any) -> str:
             self._config.update(values)
@@ -268,6 +270,7 @@ class Graph:
             "carries": context.carries,
             "carry": context.carry,
             "kernel_output": lambda: KERNEL_OUTPUT,
+            "slices": lambda: SLICES,
         }
         try:
             for name in sorted(self._env.list_templates(extensions=["sql"])):
@@ -309,6 +312,26 @@ def _statements(text: str) -> list[str]:
             parts[-1].append(bare)
     out = ["\n".join(p).strip() for p in parts]
     return [p for p in out if p and not all(line.startswith("--") or not line for line in p.splitlines())]
+
+
+def statements_of_bars(model: Model, statements: list[str]) -> tuple[str | None, str]:
+    """The statement of a gold model's slices, None if it has none, and that of its bars. Raises DaedalusError if there
+    are more."""
+    if not 1 <= len(statements) <= 2:
+        raise DaedalusError(
+            f"has {len(statements)} statements",
+            str(model.path),
+            "Write one, or two, each ended by a semicolon: the slices of bars, and the bars, from slices().",
+        )
+    return (None if len(statements) == 1 else statements[0]), statements[-1]
+
+
+def bars_in_one(model: Model, statements: list[str]) -> str:
+    """A gold model as one statement."""
+    slices, bars = statements_of_bars(model, statements)
+    if slices is None:
+        return bars
+    return f"with {SLICES} as materialized (\n{slices}\n)\n\nselect * from (\n{bars}\n) as bars"
 
 
 def require_kernel_statements(model: Model, statements: list[str]) -> tuple[str, str]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from daedalus_etl import files, ledger
 from daedalus_etl.errors import DaedalusError
-from daedalus_etl.ledger import Input, Ledger
+from daedalus_etl.ledger import Input, Ledger, Record
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -223,6 +223,13 @@ def under_another_name(journal: Path, folder: Path, symbol: str) -> list[Path]:
     was = before.header.get("symbol", symbol)
     old = Path(str(folder).replace(f"/symbol={symbol}/", f"/symbol={was}/"))
     return [old / part.name for part in before.parts] if was != symbol else []
+
+
+def obsolete(book: Ledger, record: Record, target: str) -> tuple[str, ...]:
+    """The same of a partition that is published as one file, `target` below processed/; as a record names it."""
+    journal, folder = book.folder / f"{record.partition}{ledger.OPEN}", (book.processed / target).parent
+    found = under_another_name(journal, folder, record.symbol)
+    return tuple(str(path.relative_to(book.processed)) for path in found)
 
 
 def read(path: Path) -> Standing:

@@ -5,6 +5,7 @@ sqlfluff gives every public name of this folder to the templates.
 
 from daedalus_etl.audit import SCHEMAS as _SCHEMAS
 from daedalus_etl.models import KERNEL_OUTPUT as _KERNEL_OUTPUT
+from daedalus_etl.models import SLICES as _SLICES
 from daedalus_etl.profiles import load as _load
 
 # Few levels: sqlfluff needs minutes for 20, and they repeat. tests/unit/test_lint.py parses all of them.
@@ -45,3 +46,7 @@ def carry(relation: str) -> str:
 
 def kernel_output() -> str:
     return _KERNEL_OUTPUT
+
+
+def slices() -> str:
+    return _SLICES

@@ -2,32 +2,72 @@
 -- A bar holds the valid books of [bar_start, bar_end); a quiet bar has no row.
 {{ config(channel="orderbook", partition="day", per="bar_durations") }}
 
+{% set averaged = (
+    "spread", "relative_spread", "microprice", "micro_minus_mid", "imbalance_L1", "total_imbalance", "total_bid_depth",
+    "total_ask_depth", "smart_depth_imbalance",
+) -%}
+
 with books as (
-    {{ rows_of_bars(ref("silver.orderbook"), var("bar_duration_sec")) }}
+    {{ rows_of_slices(ref("silver.orderbook"), var("bar_duration_sec")) }}
+),
+
+slices as (
+    select
+        slice_start_us,
+        {{ path_of_slice("mid_price") }},
+        {% for x in averaged -%}
+        {{ terms_of_mean(x) }},
+        {% endfor -%}
+        min(spread) as min_spread,
+        max(spread) as max_spread,
+        sum(held_us) as held_us,
+        {{ terms_of_held_mean("relative_spread") }},
+        {{ terms_of_held_mean("mid_price") }},
+        sum(ofi) as sum_ofi,
+        sum(mlofi) as sum_mlofi,
+        {{ terms_of_volatility() }},
+        count(*) as snapshot_count
+    from books
+    group by slice_start_us
+    order by slice_start_us
+)
+
+select * from slices;
+
+with slices as (
+    {{ slices_of_bars(var("bar_duration_sec")) }}
+),
+
+with_means as (
+    select
+        *,
+        {{ mean_return_of_bar() }} as bar_mean_return
+    from slices
+    window in_bar as ({{ slices_in_a_bar() }})
 ),
 
 bars as (
     select
         bar_start_us,
-        {{ price_path("mid_price") }},
-        avg(spread) as mean_spread,
-        min(spread) as min_spread,
-        max(spread) as max_spread,
-        avg(relative_spread) as mean_relative_spread,
-        sum(relative_spread * held_us) / nullif(sum(held_us), 0) as tw_mean_relative_spread,
-        sum(mid_price * held_us) / nullif(sum(held_us), 0) as tw_mean_mid,
-        avg(microprice) as mean_microprice,
-        avg(micro_minus_mid) as mean_micro_minus_mid,
-        avg(imbalance_L1) as mean_l1_imbalance,
-        avg(total_imbalance) as mean_total_imbalance,
-        avg(total_bid_depth) as mean_bid_depth,
-        avg(total_ask_depth) as mean_ask_depth,
-        avg(smart_depth_imbalance) as mean_smart_depth_imbalance,
-        sum(ofi) as sum_ofi,
-        sum(mlofi) as sum_mlofi,
-        {{ volatility_of_rows("log_return") }},
-        count(*) as snapshot_count
-    from books
+        {{ path_of_bar() }},
+        {{ mean("spread") }} as mean_spread,
+        min(min_spread) as min_spread,
+        max(max_spread) as max_spread,
+        {{ mean("relative_spread") }} as mean_relative_spread,
+        {{ held_mean("relative_spread") }} as tw_mean_relative_spread,
+        {{ held_mean("mid_price") }} as tw_mean_mid,
+        {{ mean("microprice") }} as mean_microprice,
+        {{ mean("micro_minus_mid") }} as mean_micro_minus_mid,
+        {{ mean("imbalance_L1") }} as mean_l1_imbalance,
+        {{ mean("total_imbalance") }} as mean_total_imbalance,
+        {{ mean("total_bid_depth") }} as mean_bid_depth,
+        {{ mean("total_ask_depth") }} as mean_ask_depth,
+        {{ mean("smart_depth_imbalance") }} as mean_smart_depth_imbalance,
+        sum(sum_ofi) as sum_ofi,
+        sum(sum_mlofi) as sum_mlofi,
+        {{ volatility_of_bar() }},
+        sum(snapshot_count)::bigint as snapshot_count
+    from with_means
     group by bar_start_us
 ),
 
@@ -66,4 +106,4 @@ final as (
     order by bar_start_us
 )
 
-select * from final
+select * from final;

@@ -3,20 +3,41 @@
 {{ config(channel="ticker", partition="day", per="bar_durations") }}
 
 with quotes as (
-    {{ rows_of_bars(ref("silver.ticker"), var("bar_duration_sec")) }}
+    {{ rows_of_slices(ref("silver.ticker"), var("bar_duration_sec")) }}
+),
+
+slices as (
+    select
+        slice_start_us,
+        {{ path_of_slice("mid_price") }},
+        min(spread) as min_spread,
+        max(spread) as max_spread,
+        {{ terms_of_mean("spread") }},
+        {{ terms_of_mean("relative_spread") }},
+        {{ terms_of_mean("volume_imbalance") }},
+        count(*) as tick_count
+    from quotes
+    group by slice_start_us
+    order by slice_start_us
+)
+
+select * from slices;
+
+with slices as (
+    {{ slices_of_bars(var("bar_duration_sec")) }}
 ),
 
 bars as (
     select
         bar_start_us,
-        {{ price_path("mid_price") }},
-        avg(spread) as mean_spread,
-        min(spread) as min_spread,
-        max(spread) as max_spread,
-        avg(relative_spread) as mean_relative_spread,
-        avg(volume_imbalance) as mean_volume_imbalance,
-        count(*) as tick_count
-    from quotes
+        {{ path_of_bar() }},
+        {{ mean("spread") }} as mean_spread,
+        min(min_spread) as min_spread,
+        max(max_spread) as max_spread,
+        {{ mean("relative_spread") }} as mean_relative_spread,
+        {{ mean("volume_imbalance") }} as mean_volume_imbalance,
+        sum(tick_count)::bigint as tick_count
+    from slices
     group by bar_start_us
 ),
 
@@ -42,4 +63,4 @@ final as (
     order by bar_start_us
 )
 
-select * from final
+select * from final;

@@ -3,22 +3,53 @@
 {{ config(channel="trades", partition="day", per="bar_durations") }}
 
 with trades as (
-    {{ rows_of_bars(ref("silver.trades"), var("bar_duration_sec")) }}
+    {{ rows_of_slices(ref("silver.trades"), var("bar_duration_sec")) }}
+),
+
+slices as (
+    select
+        slice_start_us,
+        {{ path_of_slice("price") }},
+        sum(amount) as volume,
+        sum(dollar_volume) as dollar_volume,
+        sum({{ base_volume("price", "amount") }}) as base_volume,
+        sum(amount) filter (where is_buy) as buy_volume,
+        sum(amount) filter (where not is_buy) as sell_volume,
+        {{ terms_of_mean("effective_spread") }},
+        {{ terms_of_volatility() }},
+        count(*) as trade_count
+    from trades
+    group by slice_start_us
+    order by slice_start_us
+)
+
+select * from slices;
+
+with slices as (
+    {{ slices_of_bars(var("bar_duration_sec")) }}
+),
+
+with_means as (
+    select
+        *,
+        {{ mean_return_of_bar() }} as bar_mean_return
+    from slices
+    window in_bar as ({{ slices_in_a_bar() }})
 ),
 
 bars as (
     select
         bar_start_us,
-        {{ price_path("price") }},
-        sum(amount) as volume,
+        {{ path_of_bar() }},
+        sum(volume) as volume,
         sum(dollar_volume) as dollar_volume,
-        count(*) as trade_count,
-        coalesce(sum(amount) filter (where is_buy), 0) as buy_volume,
-        coalesce(sum(amount) filter (where not is_buy), 0) as sell_volume,
-        sum({{ base_volume("price", "amount") }}) as base_volume,
-        avg(effective_spread) as mean_effective_spread,
-        {{ volatility_of_rows("log_return") }}
-    from trades
+        sum(base_volume) as base_volume,
+        coalesce(sum(buy_volume), 0) as buy_volume,
+        coalesce(sum(sell_volume), 0) as sell_volume,
+        {{ mean("effective_spread") }} as mean_effective_spread,
+        {{ volatility_of_bar() }},
+        sum(trade_count)::bigint as trade_count
+    from with_means
     group by bar_start_us
 ),
 
@@ -49,4 +80,4 @@ final as (
     order by bar_start_us
 )
 
-select * from final
+select * from final;

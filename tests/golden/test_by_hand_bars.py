@@ -190,6 +190,21 @@ def test_time_weighted_means_hold_a_value_to_the_next_valid_row_or_the_bars_end(
     """)
 
 
+LAST_VALID = MARKET.lane("last-valid", orderbook="""
+    at       | bids  | asks
+    00:00:10 | 99x1  | 101x1
+    00:00:40 | 101x1 | 103x1
+    00:01:00 | 102x1 | 101x1   # crossed, and yet proof that the bar before is over
+""")
+
+
+def test_the_lanes_last_valid_row_holds_to_the_bars_end() -> None:
+    assert_rows(LAST_VALID.rows("gold/orderbook_bars/60s"), """
+        bar_start | tw_mean_mid             | tw_mean_relative_spread
+        00:00:00  | (100*30 + 102*20)/50    | (0.02*30 + 2/102*20)/50
+    """)
+
+
 def test_bars_of_books_average_depth_and_sum_flow() -> None:
     # ofi: bid rose +1, ask rose -1: 2; then bid fell -1, ask unchanged +2: -3. The second level is in one book only
     assert_rows(BOOKS.rows("gold/orderbook_bars/60s"), """
@@ -217,6 +232,25 @@ def test_a_value_holds_no_longer_than_max_staleness() -> None:
         bar_start | tw_mean_mid             | sum_ofi | realized_variance | return_variance
         00:00:00  | (100*300 + 102*300)/600 | -       | -                 | -
         00:15:00  | 100                     | -2      | ln(100/102)**2    | -
+    """)
+
+
+STEPS = ODD.lane("steps", trades="""
+    at              | price       | amount | side
+    00:00:01        | 100         | 1      | buy
+    00:00:02        | 100*exp(1)  | 2      | sell
+    00:00:03        | 100*exp(3)  | 1      | buy
+    00:02:00        | 100*exp(7)  | 4      | -
+    00:14:59.999999 | 100*exp(6)  | 1      | sell
+    00:15:00        | 100*exp(6)  | 1      | sell
+""")
+
+
+def test_the_variance_of_a_bar_is_that_of_all_its_rows_whatever_minutes_they_lie_in() -> None:
+    # log returns 1, 2, 4 and -1: mean 1.5
+    assert_rows(STEPS.rows("gold/trades_bars/900s"), """
+        bar_start | realized_variance | return_variance                  | trade_count | volume | buy_volume | sell_volume
+        00:00:00  | 1 + 4 + 16 + 1    | (0.25 + 0.25 + 6.25 + 6.25)/3    | 5           | 9      | 2          | 3
     """)
 
 

@@ -194,7 +194,7 @@ def test_a_dirty_market(tmp_path: Path, seed: int, symbol: str, variables: dict[
         tmp_path, seed, symbol=symbol, hours=0.5, dirt=0.15, books_per_second=0.7, trades_per_second=0.6,
         quotes_per_second=0.7, segment_seconds=100,
     )  # fmt: skip
-    durations = [60, 420, 5000]
+    durations = [7, 60, 90, 420, 5000]  # of slices of 1, 60, 30, 60 and 20 s
     harness.run(tmp_path, **variables, bar_durations=durations)
     check_all(tmp_path, symbol, variables, durations)
 
