@@ -53,7 +53,8 @@ def pending(scope: Scope, lanes: Iterable[Lane]) -> Iterator[Pending]:
         silver: dict[str, list[Pending]] = {}
         for model in scope.models_of(lane):
             if model.layer == "gold":
-                yield from _bars(scope, model, lane, silver.get(model.refs[0], []))
+                bars = _bars(scope, model, lane, silver.get(model.refs[0], []))
+                yield from sorted(bars, key=lambda day: (day.partition, day.duration))
                 continue
             silver[model.name] = list(_hours(scope, model, lane, plan.silver(scope, model, lane)))
             yield from silver[model.name]
@@ -62,9 +63,14 @@ def pending(scope: Scope, lanes: Iterable[Lane]) -> Iterator[Pending]:
 def _hours(scope: Scope, model: Model, lane: Lane, steps: list[Step]) -> Iterator[Pending]:
     before = ""
     live = opened(scope.ledger(model, lane))
-    for step in steps:
+    ahead = max((k for k, step in enumerate(steps) if step.wanted), default=-1) + 1
+    for step in steps[:ahead]:
         if step.frozen:
             before = ""
+            was = step.record
+            if was is not None and was.outputs and was.symbol != scope.names[lane]:
+                reason = f"it was published as {was.symbol}, is to be {scope.names[lane]}, as it is: its bronze is gone"
+                yield Pending(model.name, lane, scope.names[lane], step.partition, was.counts["written"], reason)
         if not step.wanted or step.frozen:
             continue
         if step.reason:

@@ -132,6 +132,13 @@ def test_what_cannot_be_made_again_moves_with_its_lane_to_another_name(tmp_path:
     segment(tmp_path, 0).unlink()
     for hour in range(3):
         harness.write_bronze(tmp_path, "trades", trades(hour, seed=5), symbol="BTC-USD", name="a")
+    moves = [x for x in roots.planned(tmp_path, "--durations", "60") if x["source_symbol"] == "BTC-USDT"]
+    hours = [x["partition"] for x in moves if x["model"] == "silver.trades"]
+    assert hours == ["2026-02-03T00", "2026-02-03T01", "2026-02-03T02"]
+    assert {(x["symbol"], "BTC-USD, is to be BTC-USDT" in x["reason"]) for x in moves if x["partition"] in hours} == {
+        ("BTC-USDT", True)
+    }
+    assert [x["partition"] for x in moves if x["model"] == "gold.trades_bars"] == ["2026-02-03"]
     run(tmp_path)
     for table, each in (("silver/trades", 60), ("gold/trades_bars/60s", 59)):
         found = harness.published(tmp_path, table, columns=["symbol", "source_symbol"], order=False)

@@ -55,7 +55,9 @@ def test_pyarrow_runs_on_a_raspberry_pi_4() -> None:
 
 def test_an_order_below_an_aggregate_is_kept(con: duckdb.DuckDBPyConnection) -> None:
     """Bars are sums of floats over slices in their order, and slices come ordered from a query of their own."""
-    con.execute("create table t as select i % 3 as bar, hash(i) as moment, hash(i) % 1000 / 7 as x from range(9000) r(i)")
+    con.execute(
+        "create table t as select i % 3 as bar, hash(i) as moment, hash(i) % 1000 / 7 as x from range(9000) r(i)"
+    )
 
     def sums(rows: str) -> list[tuple[int, float]]:
         sql = f"with slices as materialized ({rows}) select bar, sum(x) from slices group by bar order by bar"
