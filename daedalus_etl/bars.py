@@ -7,13 +7,13 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from daedalus_etl import files, lanes, parts, plan
+from daedalus_etl import days, files, lanes, parts, plan
+from daedalus_etl.days import Day
 from daedalus_etl.engine import Engine
 from daedalus_etl.errors import DaedalusError
 from daedalus_etl.lanes import Lane
 from daedalus_etl.ledger import Record
 from daedalus_etl.models import SLICES, Context, Model, statements_of_bars
-from daedalus_etl.plan import Day
 
 if TYPE_CHECKING:
     from daedalus_etl.make import Maker
@@ -33,13 +33,13 @@ class Bars:
         self._sliced: tuple[str, tuple[str, ...], int] | None = None  # what the table of slices holds
 
     def make(self) -> None:
-        days = list(plan.gold(self.scope, self.model, self.lane))
-        pending = [day for day in days if day.reason]
-        for duration in {day.duration for day in days if not day.is_open}:
-            known = [d.record for d in days if d.duration == duration and d.record is not None and not d.is_open]
+        planned = list(days.planned(self.scope, self.model, self.lane))
+        pending = [day for day in planned if day.reason]
+        for duration in {day.duration for day in planned if not day.is_open}:
+            known = [d.record for d in planned if d.duration == duration and d.record is not None and not d.is_open]
             self.scope.ledger(self.model, self.lane, duration).tidy(known)
         self.maker.tell("planned", {"model": self.model.name, "rows": sum(day.rows for day in pending)})
-        self.maker.tell("fresh", {"count": len(days) - len(pending)})
+        self.maker.tell("fresh", {"count": len(planned) - len(pending)})
         if not pending:
             return
         engine = Engine(self.scope.profile, self.maker.temp)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from daedalus_etl import engine, kernels, lanes, models, plan, silver
+from daedalus_etl import days, engine, kernels, lanes, models, plan, silver
 from daedalus_etl.audit import Span
 from daedalus_etl.catalog import Found
 from daedalus_etl.lanes import HOUR_US, Lane, partition_path
@@ -77,13 +77,13 @@ class Compiler:
     def _published(self, model: Model, lane: Lane, duration: int) -> tuple[list[str], dict[str, Any]]:
         """The silver files that a lane's bars need, and the span that they fill."""
         processed = self.run.profile.data.absolute() / "processed"
-        days = [day for day in plan.gold(self.scope, model, lane) if day.duration == duration]
-        paths = sorted({path for day in days for path in day.paths})
+        taken = [day for day in days.planned(self.scope, model, lane) if day.duration == duration]
+        paths = sorted({path for day in taken for path in day.paths})
         if paths:
             bound = {
-                "span_start_us": min(day.start for day in days),
-                "span_end_us": max(day.end for day in days),
-                "horizon_us": max(day.horizon for day in days),
+                "span_start_us": min(day.start for day in taken),
+                "span_end_us": max(day.end for day in taken),
+                "horizon_us": max(day.horizon for day in taken),
             }
             return [str(processed / path) for path in paths], bound
         silver_name = model.refs[0]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from daedalus_etl import files, lanes, ledger, plan
+from daedalus_etl import days, files, lanes, ledger, plan
 from daedalus_etl.catalog import partition_name
 from daedalus_etl.engine import Engine
 from daedalus_etl.lanes import DAY_US, HOUR_US, US
@@ -103,7 +103,7 @@ class LiveBars:
             day = self._day(duration, edge)
             if day.resume(self._header()):
                 self.until[duration] = max(edge, day.now.until)
-            elif not any(edge // DAY_US in plan.days_of(hour * HOUR_US, duration) for hour in recorded):
+            elif not any(edge // DAY_US in days.of_hour(hour * HOUR_US, duration) for hour in recorded):
                 self.until[duration] = first // length * length  # all of the day is here: it is published anew
         self._load_rows(min([start, *self.until.values()]) if self.until else start)
         self.publish(self.hours.last)
@@ -217,7 +217,7 @@ class LiveBars:
                 rows = pa.concat_tables([before.filter(stays).cast(rows.schema), rows]).sort_by("bar_end")
         if rows.num_rows:
             staged = [open_day.stage(rows, "bar_end")]
-            open_day.commit(staged, min(ended, plan.last_end((day + 1) * DAY_US, duration)), gone=gone)
+            open_day.commit(staged, min(ended, days.last_end((day + 1) * DAY_US, duration)), gone=gone)
             open_day.join("bar_end")
 
     def adopt(self, duration: int, partition: str, until: int, path: str) -> None:
@@ -247,7 +247,7 @@ class LiveBars:
 
     def _is_over(self, day: int, duration: int) -> bool:
         """Have all bars of a day ended before the open hour? Then who closes hours makes it whole."""
-        return plan.last_end((day + 1) * DAY_US, duration) <= self.hours.hour * HOUR_US
+        return days.last_end((day + 1) * DAY_US, duration) <= self.hours.hour * HOUR_US
 
     def _ask_anew(self) -> None:
         self.hours.live.restage(self.hours, self.hours.hour - 1)
@@ -275,7 +275,7 @@ class LiveBars:
             part = open_day.taken(Path(path), len(ends), first, last, ADOPTED)
             staged.append((part, Path(path)))
         day = clock // DAY_US
-        ended = min(ended, plan.last_end((day + 1) * DAY_US, duration))
+        ended = min(ended, days.last_end((day + 1) * DAY_US, duration))
         if not self.columns or (ended - 1) // DAY_US < day:
             ended = edge
         if ended > edge:

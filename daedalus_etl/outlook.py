@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from daedalus_etl import parts, plan
+from daedalus_etl import days, parts, plan
 from daedalus_etl.lanes import DAY_US, HOUR_US, Lane
 from daedalus_etl.ledger import OPEN, Ledger
 from daedalus_etl.models import Model
@@ -86,7 +86,7 @@ def _hours(scope: Scope, model: Model, lane: Lane, steps: list[Step]) -> Iterato
 def _bars(scope: Scope, model: Model, lane: Lane, silver: list[Pending]) -> Iterator[Pending]:
     """Bars that are stale by themselves, and those of silver that is to be made."""
     said: set[tuple[int, str]] = set()
-    for day in plan.gold(scope, model, lane):
+    for day in days.planned(scope, model, lane):
         if day.reason:
             said.add((day.duration, day.partition))
             yield Pending(
@@ -94,11 +94,11 @@ def _bars(scope: Scope, model: Model, lane: Lane, silver: list[Pending]) -> Iter
             )
     durations = scope.variables(lane)["bar_durations"] if model.config.get("per") == "bar_durations" else (0,)
     for duration in durations:
-        days: dict[str, list[Pending]] = {}
+        made: dict[str, list[Pending]] = {}
         for hour in silver:
-            for number in plan.days_of(plan.hour_of(hour.partition) * HOUR_US, duration):
-                days.setdefault(plan.day_name(number * DAY_US), []).append(hour)
-        for name, hours in sorted(days.items()):
+            for number in days.of_hour(plan.hour_of(hour.partition) * HOUR_US, duration):
+                made.setdefault(days.name_of(number * DAY_US), []).append(hour)
+        for name, hours in sorted(made.items()):
             if (duration, name) not in said:
                 rows, perhaps = sum(hour.rows for hour in hours), all(hour.perhaps for hour in hours)
                 reason = f"its silver is made: {hours[0].partition}" + (", ..." if len(hours) > 1 else "")
@@ -122,7 +122,7 @@ def standing(scope: Scope, lanes: Iterable[Lane], report: Report) -> list[Standi
                 day
                 for other in scope.graph.models.values()
                 if other.layer == "gold" and model.name in other.refs
-                for day in plan.gold(scope, other, lane)
+                for day in days.planned(scope, other, lane)
                 if day.reason and day.partition not in scope.ledger(other, lane, day.duration).journals()
             ]
             one = _standing(scope, model, lane, steps, len(stale) + len(bars), report, book.head().get("max_clock"))
