@@ -14,6 +14,7 @@ HANDING_OUT = 60_000_000
 # The rows before a piece come on top, 800 bytes each, and a small piece has as many: 50,000 quotes at once rather than
 # 80,000 take a tenth more of the processor.
 BYTES = {"orderbook": 4000, "trades": 2000, "ticker": 2000}
+ROOMY = 1_000_000_000  # of DuckDB's memory: who has so much need not compress its tables
 LEAST = 100_000_000  # DuckDB needs so much for real data; a profile that leaves less is gone beyond
 
 
@@ -25,6 +26,11 @@ def share_of(profile: Profile) -> int:
 def rows_at_once(profile: Profile, channel: str) -> int:
     """How many rows of a channel one session takes in at once; an hour of more is taken in pieces."""
     return max(share_of(profile) // BYTES[channel], 10_000)
+
+
+def is_scarce(profile: Profile) -> bool:
+    """Is there so little memory for a session that its tables are compressed, though a lane takes longer then?"""
+    return share_of(profile) < ROOMY
 
 
 def workers_for(profile: Profile, cores: int) -> int:

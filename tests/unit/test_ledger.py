@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from daedalus_etl import files, ledger, limits, profiles
+from daedalus_etl.engine import Engine
 from daedalus_etl.errors import DaedalusError
 from daedalus_etl.lanes import Lane
 from daedalus_etl.ledger import Input, Ledger, Record
@@ -131,6 +132,20 @@ def test_auto_takes_what_cores_and_memory_allow(cores: int, gigabytes: float, wo
 def test_a_piece_is_never_empty(tmp_path: Path) -> None:
     profile: Any = replace(profiles.load("pi4"), memory_limit=32_000_000)
     assert limits.rows_at_once(profile, "orderbook") >= 10_000
+
+
+@pytest.mark.parametrize(
+    ("name", "lasts", "small"), [("pi4", False, True), ("laptop", False, False), ("laptop", True, True)]
+)
+def test_tables_are_compressed_where_memory_is_scarce_and_in_sessions_that_last(name: str, lasts: bool, small: bool):
+    first = Engine(profiles.load(name))
+    engine = Engine(profiles.load(name), within=first) if lasts else first
+    engine.table("t", "select 7 as x from range(100000)")
+    kinds = {kind for (kind,) in engine.con.execute("select compression from pragma_storage_info('t')").fetchall()}
+    assert ("Uncompressed" not in kinds) == small
+    if lasts:
+        engine.close()
+    first.close()
 
 
 def test_tidying_is_linear_in_the_records(book: Ledger) -> None:
