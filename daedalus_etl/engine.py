@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _SESSIONS = itertools.count()
 
 # Tables have a database of their own: the one that DuckDB opens first cannot be compressed. Where memory is scarce, and
-# in sessions that last, they are: most rows are of the 900 s before a piece of an hour, with all their columns, of which
+# in sessions that last, they are: most rows are of 900 s before a piece of an hour, with all their columns, of which
 # 250,000 simulated quotes take 3 MB in place of 72. It costs trades a twentieth of their time.
 TABLES = "tables"
 
