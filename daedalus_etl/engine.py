@@ -4,12 +4,9 @@ files and names are bound as variables of the session."""
 from __future__ import annotations
 
 import contextlib
-import importlib.abc
-import importlib.util
 import itertools
 import os
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,26 +32,8 @@ _SESSIONS = itertools.count()
 TABLES = "tables"
 
 
-class _NoPandas(importlib.abc.MetaPathFinder):
-    """DuckDB looks for pandas along the whole path of imports for each statement with a parameter, 0.2 ms each time, as
-    long as it does not find it. This one is asked first, and says at once that there is none."""
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
-        if name == "pandas":
-            raise ModuleNotFoundError("No module named 'pandas'", name=name)
-
-
-def _say_whether_there_is_pandas() -> None:
-    if (
-        not any(isinstance(finder, _NoPandas) for finder in sys.meta_path)
-        and importlib.util.find_spec("pandas") is None
-    ):
-        sys.meta_path.insert(0, _NoPandas())
-
-
 def connect(memory_limit: int, temp: Path | None, threads: int = 1) -> duckdb.DuckDBPyConnection:
     """An in-memory DuckDB. One thread keeps row order and the order of float sums (FACTS 3, 10)."""
-    _say_whether_there_is_pandas()
     con = duckdb.connect(":memory:")
     con.execute(f"set threads = {int(threads)}")
     con.execute(f"set memory_limit = '{max(memory_limit // 1_000_000, 64)}MB'")
@@ -149,8 +128,9 @@ class Engine:
     def bind(self, **values: Any) -> None:
         """Set what `bind(name)` in a model stands for, on the main connection; others take it over when they start."""
         for name, value in values.items():
-            _set_variable(self.con, name, value)
-            self._bound[name] = value
+            if name not in self._bound or self._bound[name] != value:
+                _set_variable(self.con, name, value)
+                self._bound[name] = value
 
     def _take_over(self, con: duckdb.DuckDBPyConnection) -> None:
         """Variables belong to a connection: give another one ours, but the lists of files."""
@@ -254,8 +234,11 @@ class Engine:
 
 
 def _set_variable(con: duckdb.DuckDBPyConnection, name: str, value: Any) -> None:
-    kind = "::double" if isinstance(value, float) else "::bigint" if isinstance(value, int) else ""
-    con.execute(f"set variable {name} = $1{kind}", [value])
+    """Numbers are written as they are: for each parameter DuckDB looks for pandas, 0.2 ms if there is none."""
+    if value is None or isinstance(value, (int, float)):
+        con.execute(f"set variable {name} = {quote(value)}")
+    else:
+        con.execute(f"set variable {name} = $1", [value])
 
 
 def raw_relation(
