@@ -229,7 +229,7 @@ def test_sighup_reads_the_profile_again_and_it_goes_on(desk: Desk) -> None:
     (desk.project / "duckdb_profiles.yaml").write_text(PROFILE.format("60, 120"))
     desk.watcher.signal(signal.SIGHUP)
     folder = desk.data / "processed/gold/ticker_bars/120s/exchange=kraken/symbol=HUP-EUR"
-    wait_until(lambda: list(folder.rglob("*.parquet")), 15, lambda: desk.watcher.log[-2000:])
+    wait_until(lambda: list(folder.rglob("*.parquet")), 60, lambda: desk.watcher.log[-2000:])
     desk.put("ticker", "HUP-EUR", [5], "b")
     desk.until("silver/ticker", "HUP-EUR", [0.5, 1.5, 2.5, 4.5, 5])
 
