@@ -59,7 +59,7 @@ if "--silent" not in sys.argv:
 else:
     print("watching", flush=True)
 print(*sys.argv[1:], os.environ["PYTHONPATH"], flush=True)
-while True: signal.pause()
+while True: time.sleep(0.02)  # pause() would miss a signal that comes just before it
 """
 
 
