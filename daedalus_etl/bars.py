@@ -73,7 +73,7 @@ class Bars:
         written, staged = 0, None
         if day.paths:
             staged = self.maker.staged(self.model, self.lane, f"{day.duration}s-{day.partition}-{next(_STAGED)}")
-            written = engine.copy(self._bars(day, engine), staged)
+            written = engine.copy(self._statement(day, engine), staged)
             if not written:
                 files.remove(staged)
         if day.is_open:
@@ -96,7 +96,7 @@ class Bars:
         more = {"duration": day.duration} if day.duration else {}
         self.maker.done(self.model, self.lane, made, time.perf_counter() - began, **more)
 
-    def _bars(self, day: Day, engine: Engine) -> str:
+    def _statement(self, day: Day, engine: Engine) -> str:
         """SQL of a day's bars. Their slices are a table then, which durations that have the same share."""
         ordered = {"input_is_ordered": True}  # hour after hour, each written in lane order
         variables = {**self.scope.variables(self.lane), "bar_duration_sec": day.duration, **ordered}

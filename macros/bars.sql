@@ -11,8 +11,8 @@
 
 {# The valid rows of a lane and day in lane order, with the slice that each belongs to. `held_us`: how long its value
    holds, to the next row of the slice, at most max_staleness; how long the last one's holds depends on the bar. No
-   row follows the last one, at the end of time: `arg_max` would pass over a NULL. The
-   runner reads hour after hour, each in lane order: nothing is sorted then. #}
+   row follows the last one, at the end of time: `arg_max` would pass over a NULL. The runner reads hour after hour, each
+   in lane order: nothing is sorted then. #}
 {% macro rows_of_slices(relation, seconds) -%}
 {% set slice_us = slice_sec(seconds) | int * 1000000 -%}
 {% set in_order = "()" if var("input_is_ordered") else "(order by clock_us, lane_order)" -%}
@@ -34,13 +34,26 @@ from (
 {%- endmacro %}
 
 {# Slices with the bar that each is in. `last_held_us`: how long the slice's last value holds, to the next valid row or
-   the bar's end, at most max_staleness. #}
-{% macro slices_of_bars(seconds) -%}
+   the bar's end, at most max_staleness. `bar_mean_return`: the mean over the bar's rows; sums of floats depend on their
+   order, so the slices' is said. #}
+{% macro slices_of_bars(seconds, returns=true) -%}
 select
     *,
-    {{ bar_start("slice_start_us", seconds) }} as bar_start_us,
+{% if returns %}
+    sum(return_count * mean_return) over in_bar / nullif(sum(return_count) over in_bar, 0) as bar_mean_return,
+{% endif %}
     least(next_us, last_us + {{ staleness_us() }}, bar_start_us + {{ seconds * 1000000 }}) - last_us as last_held_us
-from {{ slices() }}
+from (
+    select
+        *,
+        {{ bar_start("slice_start_us", seconds) }} as bar_start_us
+    from {{ slices() }}
+) as placed
+{% if returns %}
+window in_bar as (
+    partition by bar_start_us order by slice_start_us rows between unbounded preceding and unbounded following
+)
+{% endif %}
 {%- endmacro %}
 
 {% macro staleness_us() -%} {{ (var("max_staleness") * 1000000) | round | int }} {%- endmacro %}
@@ -124,16 +137,6 @@ sum(log_return * log_return) as realized_variance,
 count(log_return) as return_count,
 avg(log_return) as mean_return,
 var_samp(log_return) as return_variance
-{%- endmacro %}
-
-{# A window over all slices of a bar, in their order: sums of floats depend on it. #}
-{% macro slices_in_a_bar() -%}
-partition by bar_start_us order by slice_start_us rows between unbounded preceding and unbounded following
-{%- endmacro %}
-
-{# The mean over a bar, beside each of its slices. #}
-{% macro mean_return_of_bar() -%}
-sum(return_count * mean_return) over in_bar / nullif(sum(return_count) over in_bar, 0)
 {%- endmacro %}
 
 {# The sample variance of a whole from those of its parts (Chan, Golub, LeVeque 1983): what each has around its own

@@ -38,14 +38,6 @@ with slices as (
     {{ slices_of_bars(var("bar_duration_sec")) }}
 ),
 
-with_means as (
-    select
-        *,
-        {{ mean_return_of_bar() }} as bar_mean_return
-    from slices
-    window in_bar as ({{ slices_in_a_bar() }})
-),
-
 bars as (
     select
         bar_start_us,
@@ -67,7 +59,7 @@ bars as (
         sum(sum_mlofi) as sum_mlofi,
         {{ volatility_of_bar() }},
         sum(snapshot_count)::bigint as snapshot_count
-    from with_means
+    from slices
     group by bar_start_us
 ),
 

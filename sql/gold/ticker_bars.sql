@@ -24,7 +24,7 @@ slices as (
 select * from slices;
 
 with slices as (
-    {{ slices_of_bars(var("bar_duration_sec")) }}
+    {{ slices_of_bars(var("bar_duration_sec"), returns=false) }}
 ),
 
 bars as (

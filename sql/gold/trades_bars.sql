@@ -29,14 +29,6 @@ with slices as (
     {{ slices_of_bars(var("bar_duration_sec")) }}
 ),
 
-with_means as (
-    select
-        *,
-        {{ mean_return_of_bar() }} as bar_mean_return
-    from slices
-    window in_bar as ({{ slices_in_a_bar() }})
-),
-
 bars as (
     select
         bar_start_us,
@@ -49,7 +41,7 @@ bars as (
         {{ mean("effective_spread") }} as mean_effective_spread,
         {{ volatility_of_bar() }},
         sum(trade_count)::bigint as trade_count
-    from with_means
+    from slices
     group by bar_start_us
 ),
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 import re
 import shutil
 import subprocess
@@ -321,22 +320,27 @@ def test_a_model_says_which_price_fixes_its_lanes_unit(
         assert {row["unit"] for row in got if row["is_valid"]} == {unit}
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_the_first_valid_price_may_lie_in_any_segment(tmp_path: Path, seed: int):
-    draw, data = random.Random(seed), tmp_path / "data"
-    prices: list[tuple[tuple[int, int], float]] = []  # in lane order's terms: clock, event time
-    for segment in draw.sample(range(100), draw.choice([1, 2, 5, 9])):
-        clocks = sorted(draw.choices(range(12), k=4))
-        rows = []
-        for clock in clocks:
-            bid, event = draw.choice([-1.0, math.nan, 2.0 ** draw.randint(-9, 9)]), draw.randint(0, 10**6)
-            rows.append({"capture_ts": at("01:00") + clock, "timestamp": event, "bid": bid, "ask": bid * 1.5})
-            if bid > 0:
-                prices.append(((clock, event), bid * 1.25))
-        write_bronze(data, "ticker", rows, name=f"{segment:02}")
+@pytest.mark.parametrize(
+    ("segments", "first"),  # of each segment: clock, event time, bid (negative: invalid)
+    [
+        ([[(0, 0, -1), (9, 0, 2)], [(5, 0, 64)]], 64),  # another segment begins before the price of the first
+        ([[(0, 0, -1), (5, 7, 2)], [(5, 3, 64)]], 64),  # at its clock, and earlier by event time
+        ([[(0, 0, -1), (5, 3, 2)], [(5, 7, 64)]], 2),
+        ([[(0, 0, 2)], [(1, 0, 64)], [(2, 0, 512)]], 2),
+        ([[(k, 0, -1)] for k in range(6)] + [[(9, 0, 2)], [(6, 0, -1), (8, 0, 64)]], 64),
+        ([[(0, 0, -1)], [(1, 0, -1)]], None),
+    ],
+)
+def test_the_first_valid_price_may_lie_in_any_segment(
+    tmp_path: Path, segments: list[list[tuple[int, int, float]]], first: float | None
+):
+    data = tmp_path / "data"
+    for k, rows in enumerate(segments):
+        quotes = [{"capture_ts": at("01:00") + c, "timestamp": e, "bid": bid, "ask": bid * 1.5} for c, e, bid in rows]
+        write_bronze(data, "ticker", quotes, name=f"{k:02}")
     run(data, write(tmp_path / "mine", unit_model("ticker", "(bid + ask) / 2")), "silver.units")
     units = {row["unit"] for row in published(data, "silver/units")}
-    assert units == ({2.0 ** (math.frexp(min(prices)[1])[1] - 55)} if prices else {None})
+    assert units == {None if first is None else 2.0 ** (math.frexp(first * 1.25)[1] - 55)}
 
 
 def test_a_compiled_model_has_the_unit_of_the_published_one_by_the_lanes_own_variables(data: Path, tmp_path: Path):
