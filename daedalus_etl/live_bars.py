@@ -97,15 +97,16 @@ class LiveBars:
         book, left = self.hours.standing()
         recorded = [hour for hour in map(plan.hour_of, book.partitions) if hour < self.hours.hour]
         first = min([*left, self.hours.hour]) * HOUR_US
-        for duration in self.durations:
-            length = duration * US
-            edge = start // length * length
+        edges = {duration: start // (duration * US) * duration * US for duration in self.durations}
+        for duration, edge in edges.items():
             day = self._day(duration, edge)
             if day.resume(self._header()):
                 self.until[duration] = max(edge, day.now.until)
+                if day.now.until > edge:  # rows may have changed right before the end, and these bars not yet
+                    self.redo[duration] = edge
             elif not any(edge // DAY_US in days.of_hour(hour * HOUR_US, duration) for hour in recorded):
-                self.until[duration] = first // length * length  # all of the day is here: it is published anew
-        self._load_rows(min([start, *self.until.values()]) if self.until else start)
+                self.until[duration] = first // (duration * US) * duration * US  # all of the day is here: it is new
+        self._load_rows(min([start, *edges.values(), *self.until.values()]))
         self.publish(self.hours.last)
 
     def _header(self) -> dict[str, Any]:
@@ -169,12 +170,11 @@ class LiveBars:
     # -- bars -------------------------------------------------------------------------------------------------
 
     def publish(self, last: int) -> None:
-        """Write the bars that have ended, now that a row with this clock is in."""
+        """Write the bars that have ended, now that there is a row with this clock."""
         self._adopt()
         for duration, until in list(self.until.items()):
-            length = duration * US
             edge = min(until, self.redo.get(duration, until))
-            ended = last // length * length
+            ended = self._whole(last, duration)
             if ended <= edge or not self.columns or not self.hours.is_whole:
                 continue
             behind = min(ended, (self.hours.hour + 1) * HOUR_US)  # of the last row that there can be
@@ -182,6 +182,10 @@ class LiveBars:
                 if not self._is_over(day, duration):
                     self._publish_day(duration, day, edge, ended)
             self._are_in(duration, edge, ended)
+
+    def _whole(self, clock: int, duration: int) -> int:
+        """The end of the last bar that has ended by a clock, of all those whose rows are in."""
+        return min(clock, self.hours.at) // (duration * US) * duration * US
 
     def _are_in(self, duration: int, edge: int, ended: int) -> None:
         """The bars between these clocks are in. What is published behind them stays until it is proved anew."""
@@ -266,7 +270,7 @@ class LiveBars:
             self._load_rows(min(until // length * length, self.rows_from))
         clock = parse_time(partition)
         open_day = self._day(duration, clock)
-        ended = max(self.until.get(duration, 0), self.hours.last // length * length)
+        ended = self._whole(max(self.until.get(duration, 0), self.hours.last), duration)
         edge = until // length * length
         staged = []
         if path:

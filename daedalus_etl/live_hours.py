@@ -373,8 +373,9 @@ class LiveHours:
         assert self.walk is not None
         was, following = (self.hour, self.open), self._next_hour()
         assert following is not None
+        self.at = following * HOUR_US
         for bars in self.bars:  # what ended with this hour, and before the next with rows
-            bars.publish(max(self.last, following * HOUR_US))
+            bars.publish(max(self.last, self.at))
         state = self.walk.save()
         digest = files.digest(ledger.pack(state))
         inside = self._between(self._files(), self.hour * HOUR_US, (self.hour + 1) * HOUR_US)

@@ -157,6 +157,22 @@ def test_a_published_bar_stays_when_earlier_ones_are_made_again_before_it_is_pro
     assert (live.redo, live.until) == ({}, {60: MIDNIGHT})
 
 
+def test_a_published_bar_stays_until_its_rows_are_in_again(tmp_path: Path) -> None:
+    """Rows were gone back to, or the hour's journal was lost: it knows of later ones, and does not have them yet."""
+    open_day = with_bars(tmp_path, MIDNIGHT - 2 * MINUTE, MIDNIGHT - MINUTE)
+    live = following(open_day, until=MIDNIGHT - MINUTE, last=MIDNIGHT - 1, at=MIDNIGHT - 2 * MINUTE)
+    live.redo[60] = MIDNIGHT - 3 * MINUTE
+    live.adopt(60, "2026-02-03", MIDNIGHT - 3 * MINUTE, "")
+    assert ends(open_day) == [MIDNIGHT - 2 * MINUTE, MIDNIGHT - MINUTE]
+    assert (live.redo, live.until) == ({60: MIDNIGHT - 2 * MINUTE}, {60: MIDNIGHT - MINUTE})
+    live.publish(MIDNIGHT - 1)
+    assert live.made == [(MIDNIGHT - 3 * MINUTE, MIDNIGHT - 2 * MINUTE)]  # type: ignore[attr-defined]
+    live.hours.at = MIDNIGHT - 1
+    live.publish(MIDNIGHT - 1)
+    assert live.made[1:] == [(MIDNIGHT - 2 * MINUTE, MIDNIGHT - MINUTE)]  # type: ignore[attr-defined]
+    assert (live.redo, ends(open_day)) == ({}, [MIDNIGHT - 2 * MINUTE, MIDNIGHT - MINUTE])
+
+
 def test_who_takes_over_a_day_still_has_the_bars_of_the_next_to_make(tmp_path: Path) -> None:
     """Rows of the next day were in already."""
     open_day = with_bars(tmp_path, MIDNIGHT - MINUTE, MIDNIGHT)
@@ -219,15 +235,16 @@ def with_bars(folder: Path, *ends: int) -> OpenPartition:
     return open_day
 
 
-def following(open_day: OpenPartition, until: int | None = None, last: int = 0) -> LiveBars:
-    """One who has this day, and a row in every minute."""
+def following(open_day: OpenPartition, until: int | None = None, last: int = 0, at: int = 2**62) -> LiveBars:
+    """One who has this day, and a row in every minute; all before `at` is in."""
 
     class Following(LiveBars):
         def __init__(self) -> None:
             self.asked: list[int] = []  # for the bars of open days, since an hour
+            self.made: list[tuple[int, int]] = []  # from a bar's start to one's end
             live = SimpleNamespace(restage=lambda _, hour: self.asked.append(hour))
             hour = MIDNIGHT // HOUR_US - 1
-            self.hours = SimpleNamespace(is_whole=True, last=last, hour=hour, live=live)  # type: ignore[assignment]
+            self.hours = SimpleNamespace(is_whole=True, last=last, at=at, hour=hour, live=live)  # type: ignore[assignment]
             self.durations, self.columns, self.rows_from = (60,), ["close"] if until else [], 0
             self.until, self.redo, self.offered, self.came = {60: until} if until else {}, {}, {}, None
             self.days = {(60, DAY // DAY_US): open_day}
@@ -237,6 +254,7 @@ def following(open_day: OpenPartition, until: int | None = None, last: int = 0) 
             self.rows_from = edge
 
         def _bars(self, duration: int, day: int, edge: int, ended: int) -> pa.Table:
+            self.made.append((edge, ended))
             return bars(*range(edge + MINUTE, ended + 1, MINUTE))
 
     return Following()
