@@ -7,11 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from multiprocessing.connection import Pipe, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from daedalus_etl import limits
 from daedalus_etl.errors import DaedalusError
 from daedalus_etl.lanes import Lane
 
@@ -19,8 +21,16 @@ Listener = Callable[[str, Mapping[str, Any]], None]
 PACKAGES = str(Path(__file__).parents[1])
 
 
+class Answer(NamedTuple):
+    """What a worker says at the end of what it was asked: 'done' and the result, 'error' and a text, or 'stopped'."""
+
+    asked: str
+    kind: str
+    value: Any
+
+
 class Process:
-    """A worker, and what it is at."""
+    """A worker, and what it is at. It is asked one thing after the other, and answers in that order."""
 
     def __init__(self, started_with: tuple[Any, ...], tell: Listener, keep_open: int):
         self.tell = tell
@@ -39,24 +49,45 @@ class Process:
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         theirs.close()
+        self.asked: deque[str] = deque()  # and not answered yet
         self.lane: Lane | None = None
         self.channel: str | None = None  # of the lanes that it had
-        self.call("start", *started_with)
+        self.send("start", *started_with)
 
     def send(self, name: str, *arguments: Any) -> None:
+        """Ask for something. Raises OSError if nobody is there any more."""
         self.line.send((name, arguments))
+        self.asked.append(name)
+
+    def hear(self) -> Answer | None:
+        """Take one message; None for an event, which is told. Raises EOFError or OSError if there is none to come."""
+        kind, *content = self.line.recv()
+        if kind == "event":
+            self.tell(content[0], content[1])
+            return None
+        return Answer(self.asked.popleft(), kind, content[0])
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """Send, and wait for the result. Raises DaedalusError if there is none."""
+        """Send, and wait for the result, and for all that was asked before. Raises DaedalusError if there is none."""
         try:
             self.send(name, *arguments)
-            while (answer := self.line.recv())[0] == "event":
-                self.tell(answer[1], answer[2])
-        except (EOFError, ConnectionError):
+            while True:
+                answer = self.hear()
+                if answer is not None and answer.kind != "done":
+                    raise DaedalusError(answer.value or "was asked to end", "a worker process")
+                if answer is not None and not self.asked:
+                    return answer.value
+        except (EOFError, OSError):
             raise DaedalusError(self.ended(), "a worker process") from None
-        if answer[0] != "done":
-            raise DaedalusError(answer[1] or "was asked to end", "a worker process")
-        return answer[1]
+
+    def last_words(self) -> str:
+        """What went wrong with a process that has ended."""
+        try:
+            while (answer := self.hear()) is None or answer.kind != "error":
+                pass
+        except (EOFError, OSError):
+            return f"its process {self.ended()}"
+        return str(answer.value)
 
     def ended(self) -> str:
         """How the process ended, in words."""
@@ -76,23 +107,20 @@ class Process:
 
 
 class Pool:
-    """At most `size` workers. started_with: what each is started with; keep_open: a file descriptor that they keep."""
+    """At most `size` workers. started_with: what each is started with, its profile first; keep_open: a file descriptor
+    that they keep."""
 
     def __init__(self, size: int, started_with: tuple[Any, ...], tell: Listener, keep_open: int, *, does: str = "lane"):
         self.does = does  # what a worker is asked to do with a lane
         self.size, self._started_with, self._tell, self._keep_open = size, started_with, tell, keep_open
         self.processes: list[Process] = []
+        self.left: deque[Lane] = deque()
 
     def first(self) -> Process:
         """The worker that does what is done once."""
-        return self.processes[0] if self.processes else self._start()
-
-    def _start(self, begin: Any = None) -> Process:
-        process = Process(self._started_with, self._tell, self._keep_open)
-        if begin is not None:
-            process.call("begin", begin)
-        self.processes.append(process)
-        return process
+        if not self.processes:
+            self.processes.append(Process(self._started_with, self._tell, self._keep_open))
+        return self.processes[0]
 
     def end_soon(self) -> None:
         """Ask all workers to end after the partition in hand."""
@@ -109,76 +137,94 @@ class Pool:
 
         warm: are the kernels compiled? If not, one process does it first; the others take them from the cache.
         """
-        left = list(lanes)
+        self.left = deque(lanes)
         first = self.first()
+        self._start_more(survey)  # beside the first
         first.call("begin", survey)
         if not warm:
             first.call("warm")
-        idle = [first]
-        while left or any(one.lane is not None for one in self.processes):
+        while self.left or any(one.lane is not None for one in self.processes):
             if stopping():
-                left.clear()
-            while len(self.processes) < self.size and len(idle) < len(left):
-                started = self._another(survey)
-                if started is None:
-                    break
-                idle.append(started)
-            while idle and left and not stopping():
-                one = self._fit_for(left[0], idle.pop(), survey)
-                if one is not None:
-                    self._hand_out(one, left, temp)
+                self.left.clear()
+            self._start_more(survey)
+            for one in [one for one in self.processes if one.lane is None]:
+                if self.left and not stopping():
+                    self._hand_out(one, survey, temp)
+            if self.left and not self.processes:
+                raise DaedalusError(f"no worker is left for {len(self.left)} lanes", "a worker process", "Run again.")
             busy = [one for one in self.processes if one.lane is not None]
-            if left and not self.processes:
-                raise DaedalusError(f"no worker is left for {len(left)} lanes", "a worker process", "Run again.")
             for line in wait([one.line for one in busy]) if busy else ():
-                one = next(p for p in busy if p.line is line)
-                if self._hear(one, stopping):
-                    one.lane = None
-                    if one in self.processes:
-                        idle.append(one)
+                self._hear(next(one for one in busy if one.line is line), stopping)
+
+    def _start_more(self, survey: Any) -> None:
+        while len(self.processes) < self.size and sum(one.lane is None for one in self.processes) < len(self.left):
+            if self._another(survey) is None:
+                break
 
     def _another(self, survey: Any) -> Process | None:
-        """One more worker; None if it cannot be had: the others go on."""
+        """One more worker; it is asked to begin, and what it says to that is heard later. None if it cannot be had: the
+        others go on."""
         try:
-            return self._start(survey)
-        except (DaedalusError, OSError) as error:
-            self._tell("warning", {"text": f"a worker could not be started: {error}"})
-            self.size = max(len(self.processes), 1)
+            process = Process(self._started_with, self._tell, self._keep_open)
+        except OSError as error:
+            self._cannot_start(str(error))
             return None
+        self.processes.append(process)
+        return process if self._ask(process, "begin", survey) else None
 
-    def _fit_for(self, lane: Lane, one: Process, survey: Any) -> Process | None:
-        """A worker for a lane: a fresh one if this one had another channel. What a channel took of memory (the books'
-        kernel and its rings, most of all) is not given back by a process that goes on."""
-        if one.channel in (None, lane.channel):
-            return one
-        self.processes.remove(one)
-        one.close()
-        return self._another(survey)
-
-    def _hand_out(self, one: Process, left: list[Lane], temp: Path) -> None:
+    def _ask(self, one: Process, name: str, *arguments: Any) -> bool:
+        """Ask a worker for something; False if it has ended meanwhile."""
         try:
-            one.send(self.does, left[0], temp)
-        except OSError:  # it has died meanwhile
+            one.send(name, *arguments)
+        except OSError:
             self.processes.remove(one)
-            return
-        one.lane = left.pop(0)
-        one.channel = one.lane.channel
-
-    def _hear(self, one: Process, stopping: Callable[[], bool]) -> bool:
-        """Take one message; is the worker through with its lane?"""
-        try:
-            answer = one.line.recv()
-        except (EOFError, OSError):
-            answer = ("error", f"its process {one.ended()}")
-            self.processes.remove(one)
-        if answer[0] == "event":
-            self._tell(answer[1], answer[2])
+            if one.asked:  # before it had begun: another one would as well
+                self._cannot_start(one.last_words())
             return False
-        if answer[0] == "stopped":
+        return True
+
+    def _cannot_start(self, reason: str) -> None:
+        self._tell("warning", {"text": f"a worker could not be started: {reason}"})
+        self.size = len(self.processes)
+
+    def _hand_out(self, one: Process, survey: Any, temp: Path) -> None:
+        """Give a worker the next lane; a fresh one, where memory is scarce, if it had another channel. What that took
+        (the books' kernel and its rings, most of all) is not given back by a process that goes on."""
+        lane = self.left[0]
+        if one.channel not in (None, lane.channel) and limits.is_scarce(self._started_with[0]):
+            self.processes.remove(one)
+            one.close()
+            fresh = self._another(survey)
+            if fresh is None:
+                return
+            one = fresh
+        if self._ask(one, self.does, lane, temp):
+            one.lane = self.left.popleft()
+            one.channel = lane.channel
+
+    def _hear(self, one: Process, stopping: Callable[[], bool]) -> None:
+        """Take one message of a worker that has a lane."""
+        is_starting = one.asked[0] != self.does
+        try:
+            answer = one.hear()
+        except (EOFError, OSError):
+            answer = Answer(one.asked[0], "error", f"its process {one.ended()}")
+            self.processes.remove(one)
+        if answer is None or (is_starting and answer.kind == "done"):
+            return
+        lane, one.lane = one.lane, None
+        assert lane is not None
+        error = answer.value if answer.kind == "error" else None
+        if answer.kind == "stopped":
             self.processes.remove(one)
             one.close()  # none of us outlives the run
+            error = None if stopping() else "its process was asked to end"
+        if is_starting:  # it never had the lane
+            if one in self.processes:
+                self.processes.remove(one)
+                one.close()
+            self.left.appendleft(lane)
             if not stopping():
-                answer = ("error", "its process was asked to end")
-        if answer[0] == "error":
-            self._tell("failed", {"model": "all models of", "lane": str(one.lane), "error": answer[1]})
-        return True
+                self._cannot_start(str(error))
+        elif error is not None:
+            self._tell("failed", {"model": "all models of", "lane": str(lane), "error": error})

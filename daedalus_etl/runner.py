@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from daedalus_etl import catalog, files, kernels, lanes
-from daedalus_etl.catalog import Survey
+from daedalus_etl.catalog import Catalog, Survey
 from daedalus_etl.errors import DaedalusError, StoppedError, UsageError
 from daedalus_etl.lanes import CHANNELS, Lane
 from daedalus_etl.ledger import staging_of
@@ -132,6 +132,12 @@ class Run:
                     )
         raise UsageError("no lane matches all filters", "--exchange, --symbol", _listed(near))
 
+    def to_make(self, there: Catalog) -> list[Lane]:
+        """The lanes of the chosen models. What takes longest comes first: books, and of a channel the busiest lanes."""
+        channels = {model.channel for model in self.chosen}
+        found = [lane for lane in self.selected if lane.channel in channels]
+        return sorted(found, key=lambda lane: (CHANNELS.index(lane.channel), -there.newest_bytes(lane), lane))
+
     # -- what happens -----------------------------------------------------------------------------------------
 
     def hear(self, event: str, details: Mapping[str, Any]) -> None:
@@ -181,8 +187,7 @@ class Run:
             self._pool = Pool(workers, started_with, self.hear, lock.fileno())
         is_flat = any(hand.there.listed_loose(channel) for channel in hand.there.roots)
         self.take(self._pool.first().call("survey") if self._pool and is_flat else hand.survey())
-        todo = [lane for lane in self.selected if any(model.channel == lane.channel for model in self.chosen)]
-        todo.sort(key=lambda lane: CHANNELS.index(lane.channel))  # books take longest: they come first
+        todo = self.to_make(hand.there)
         self.hear("plan", {"models": [m.name for m in self.chosen], "lanes": len(todo)})
         if self._pool and len(todo) > 1:
             names = tuple(m.config["kernel"] for m in self.chosen if "kernel" in m.config)

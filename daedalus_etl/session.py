@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 from daedalus_etl import catalog, files, kernels, lanes, lookout
 from daedalus_etl.catalog import Survey
 from daedalus_etl.errors import StoppedError
-from daedalus_etl.lanes import CHANNELS, Lane
+from daedalus_etl.lanes import Lane
 from daedalus_etl.ledger import staging_of
 from daedalus_etl.plan import Reach, Scope
 from daedalus_etl.pool import Listener, Pool, Process
@@ -139,14 +139,10 @@ class Session:
         self.pool = Pool(self.profile.workers, started_with, self.hear, self.lock.fileno(), does=does)
         self.run_of.take(self.pool.first().call("survey"))
         self.survey: Survey = self.run_of.survey
-        self.todo = [
-            lane for lane in self.run_of.selected if any(m.channel == lane.channel for m in self.run_of.chosen)
-        ]
-        self.todo.sort(key=lambda lane: CHANNELS.index(lane.channel))
+        there = catalog.Catalog(self.profile, self.roots)
+        self.todo = self.run_of.to_make(there)
         self.whole = self._whole_lanes()
-        self.scope = Scope(
-            self.profile, self.graph, self.selection, catalog.Catalog(self.profile, self.roots), self.survey
-        )
+        self.scope = Scope(self.profile, self.graph, self.selection, there, self.survey)
         self.takers = self._who_takes()
         self.watch.beat.lanes = len(self.todo)
         self.watch.write_beat()
@@ -181,9 +177,7 @@ class Session:
         self.survey = Survey(tuple(sorted(found)), self.survey.with_bronze | fresh)
         self.scope.widen(self.survey)
         self.run_of.take(self.survey)
-        self.todo = [
-            lane for lane in self.run_of.selected if any(m.channel == lane.channel for m in self.run_of.chosen)
-        ]
+        self.todo = self.run_of.to_make(self.scope.there)
         self.whole = self._whole_lanes()
         self.takers = self._who_takes()
         for hired in dict.fromkeys((*self.live, self.closer)):
@@ -510,29 +504,28 @@ class Session:
 
     def _hear_from(self, hired: Hired) -> None:
         try:
-            answer = hired.process.line.recv()
+            answer = hired.process.hear()
         except (EOFError, OSError):
             raise AgainError(f"A process {hired.process.ended()}; beginning anew.") from None
-        if answer[0] == "event":
-            (self.hear_closer if hired is self.closer else self.hear)(answer[1], answer[2])
+        if answer is None:
             return
         asked, hired.busy = hired.busy, None
-        if answer[0] == "stopped":
+        if answer.kind == "stopped":
             if self.watch.stopped:
                 return
             raise AgainError("A process was asked to end; beginning anew.")
         assert asked is not None
-        if answer[0] == "done":
+        if answer.kind == "done":
             self.watch.passed(asked.name)
-        if answer[0] == "error":
-            self.watch.fail(asked.name, answer[1])
+        if answer.kind == "error":
+            self.watch.fail(asked.name, answer.value)
             self.failing = self.failing or hired is self.closer
         elif asked.name == "pulse":
-            hired.waits = answer[1]["waits"]
-            if answer[1]["again"]:
+            hired.waits = answer.value["waits"]
+            if answer.value["again"]:
                 self._pulse(hired)
         elif asked.name == "resurvey":
-            fresh = set(answer[1].with_bronze - self.survey.with_bronze)
+            fresh = set(answer.value.with_bronze - self.survey.with_bronze)
             if fresh:
                 self._enter(fresh)
         if hired is self.closer and self.closing is not None:

@@ -1,6 +1,6 @@
 """One process's part in a run: it surveys bronze and makes lanes. In the run's own process, or in one that `pool`
 starts with `python -m daedalus_etl.worker FD`: a Connection on FD takes (name, arguments), and gives back any number of
-("event", name, details), then ("done", result) or ("error", text).
+("event", name, details), then ("done", result) or ("error", text); it ends if it cannot `start` or `begin`.
 """
 
 from __future__ import annotations
@@ -192,10 +192,10 @@ def main() -> None:
             say("stopped", None) if asked else say("done", result)
             if asked:
                 return
-        except DaedalusError as error:
-            say("error", str(error))
         except Exception as error:  # noqa: BLE001  # the run hears of it, and goes on with other lanes
-            say("error", f"{type(error).__name__}: {error}")
+            say("error", str(error) if isinstance(error, DaedalusError) else f"{type(error).__name__}: {error}")
+            if name in ("start", "begin"):  # it can do nothing, whatever it is asked next
+                return
 
 
 def _end_with_parent() -> None:
@@ -208,3 +208,5 @@ def _end_with_parent() -> None:
 
 if __name__ == "__main__":
     main()
+    sys.stderr.flush()
+    os._exit(0)  # all is on disk; freeing it all takes half a second, for which the run would wait
