@@ -27,6 +27,13 @@ COUNTED = """
         max(clock_us) filter (where not is_duplicate)
     from {} where not is_context
 """
+IN_ORDER = """
+    select bool_and(coalesce(clock_us > before_us or (clock_us = before_us and lane_order > before), true)) is not false
+    from (
+        select clock_us, lane_order, lag(clock_us) over () as before_us, lag(lane_order) over () as before
+        from {} where not is_duplicate
+    ) as lagged
+"""
 Files = Mapping[str, Sequence[tuple[Segment, Facts]]]  # by channel
 
 
@@ -192,7 +199,11 @@ class Walk:
                 self.engine.drop(_table(name))
 
     def _statement(self, files: Files) -> str:
-        (statement,) = self.graph.render(self.model, self._context(files))
+        own = f"bronze.{self.model.channel}"
+        in_order = False
+        if self.model.config.get("keeps_order") and own in self.inputs and own != self.streamed:
+            (in_order,) = self.engine.row(IN_ORDER.format(_table(own)))
+        (statement,) = self.graph.render(self.model, self._context(files, input_is_ordered=in_order))
         return statement
 
     def _through(

@@ -15,12 +15,11 @@
    in lane order: nothing is sorted then. #}
 {% macro rows_of_slices(relation, seconds) -%}
 {% set slice_us = slice_sec(seconds) | int * 1000000 -%}
-{% set in_order = "()" if var("input_is_ordered") else "(order by clock_us, lane_order)" -%}
 select
     *,
     {{ floor_to("clock_us", slice_us) }} as slice_start_us,
-    row_number() over {{ in_order }} as ordinal,
-    lead(clock_us, 1, 9223372036854775807) over {{ in_order }} as next_us,
+    row_number() over {{ in_lane_order() }} as ordinal,
+    lead(clock_us, 1, 9223372036854775807) over {{ in_lane_order() }} as next_us,
     case
         when next_us < slice_start_us + {{ slice_us }} then least(next_us - clock_us, {{ staleness_us() }})
     end as held_us

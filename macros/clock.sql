@@ -65,14 +65,22 @@ position
 {{ clock }} >= {{ bind("span_start_us") }} and {{ clock }} < {{ bind("span_end_us") }}
 {%- endmacro %}
 
-{# What was carried over from earlier spans of the lane: the rows that this one looks back on. Nothing at a lane's
-   beginning, and nothing in a compiled model, whose span is all that it reads. #}
+{# What was carried over from earlier spans of the lane: the rows that this one looks back on, before its own. Nothing
+   at a lane's beginning, and nothing in a compiled model, whose span is all that it reads. #}
 {% macro carried(relation) -%}
-{% if carries(relation) %}
-union all by name
+{% if carries(relation) -%}
 select * replace (true as is_context)
 from {{ carry(relation) }}
-{%- endif %}
+union all by name
+{% endif -%}
+{%- endmacro %}
+{% macro carried_count(relation) -%}
+{% if carries(relation) %}(select count(*) from {{ carry(relation) }}){% else %}0{% endif %}
+{%- endmacro %}
+
+{# The window in which a lane's rows are in lane order. Nothing is sorted where they lie so. #}
+{% macro in_lane_order(frame="") -%}
+({% if not var("input_is_ordered") %}order by clock_us, lane_order{{ " " if frame }}{% endif %}{{ frame }})
 {%- endmacro %}
 
 {# The last multiple of a step at or before a clock. Not //, which goes towards zero: before 1970 that is up. #}

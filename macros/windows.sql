@@ -6,14 +6,14 @@
 
 {# The running sum of a term in lane order. #}
 {% macro running(x) -%}
-sum({{ x }}) over (order by clock_us, lane_order rows between unbounded preceding and current row)
+sum({{ x }}) over {{ in_lane_order("rows between unbounded preceding and current row") }}
 {%- endmacro %}
 
 {# The running count of rows of which something is true. #}
 {% macro running_count(x) -%} ({{ running("(" ~ x ~ ")::bigint") }})::bigint {%- endmacro %}
 
 {# Is a row the last of its clock value? Its running sums are those that a window's edge looks for. #}
-{% macro is_edge() -%} coalesce(clock_us <> lead(clock_us) over (order by clock_us, lane_order), true) {%- endmacro %}
+{% macro is_edge() -%} coalesce(clock_us <> lead(clock_us) over {{ in_lane_order() }}, true) {%- endmacro %}
 
 {# The windows of running sums, in long form: one row for each valid row and window, `asked`, with the sums at the row,
    `own`, and at the window's edge, `edge`. All windows share one ASOF JOIN, and only numbers pass through it: one join a

@@ -131,8 +131,8 @@ placed as (
 ),
 
 final as (
-    select * from placed
     {{ carried("bronze.orderbook") }}
+    select * from placed
 )
 
 select * from final

@@ -52,8 +52,8 @@ placed as (
 ),
 
 final as (
-    select * from placed
     {{ carried("bronze.ticker") }}
+    select * from placed
 )
 
 select * from final

@@ -47,8 +47,8 @@ typed as (
 ),
 
 with_carried as (
-    select * from typed
     {{ carried("bronze.trades") }}
+    select * from typed
 ),
 
 -- a trade seen again within the window is a duplicate, whether the earlier one is itself one or not
@@ -75,7 +75,9 @@ final as (
         * replace (
             coalesce(
                 lane_order,
-                row_number() over (order by is_context, is_duplicate, {{ lane_order_of("trades") }}) - 1
+                row_number() over (
+                    order by not is_context, is_duplicate, lane_order, {{ lane_order_of("trades") }}
+                ) - 1 - {{ carried_count("bronze.trades") }}
             ) as lane_order
         )
     from judged

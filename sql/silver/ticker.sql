@@ -3,6 +3,7 @@
 {{ config(
     channel="ticker",
     partition="hour",
+    keeps_order=true,
     context={"bronze.ticker": var("rolling_windows") | max},
     price_unit="(bid + ask) / 2"
 ) }}

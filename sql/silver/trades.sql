@@ -3,6 +3,7 @@
 {{ config(
     channel="trades",
     partition="hour",
+    keeps_order=true,
     context={
         "bronze.trades": [var("rolling_windows") | max, var("trade_dedupe_window")] | max,
         "bronze.orderbook": 0,
@@ -48,9 +49,10 @@ priced as (
 with_returns as (
     select
         *,
-        ln(valid_price / last_value(valid_price ignore nulls) over (
-            order by clock_us, lane_order rows between unbounded preceding and 1 preceding
-        )) as log_return
+        ln(
+            valid_price / last_value(valid_price ignore nulls)
+                over {{ in_lane_order("rows between unbounded preceding and 1 preceding") }}
+        ) as log_return
     from priced
 ),
 
