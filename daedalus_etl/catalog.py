@@ -80,16 +80,16 @@ class Catalog:
     def newest_bytes(self, lane: Lane) -> int:
         """About how much a lane's newest hour folder holds, bytes: who has more takes longer."""
         folder = f"{self.roots[lane.channel]}/exchange={lane.exchange}/symbol={lane.symbol}"
-        for key in ("year", "month", "day", "hour"):
-            inner = lanes.folders(folder, key)
-            if not inner:
-                return 0
-            folder = max(inner, key=lambda path: (len(path), path))  # 9 comes before 10
         try:
+            for key in ("year", "month", "day", "hour"):
+                inner = lanes.folders(folder, key)
+                if not inner:
+                    return 0
+                folder = max(inner, key=lambda path: (len(path), path))  # 9 comes before 10
             with os.scandir(folder) as entries:
                 found = list(entries)
             some = [entry.stat().st_size for entry in found[:16]]
-        except OSError:  # it changes meanwhile
+        except (OSError, ValueError):  # it changes meanwhile, or no folder can have the lane's name
             return 0
         return sum(some) * len(found) // max(len(some), 1)
 

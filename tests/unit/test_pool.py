@@ -171,5 +171,6 @@ def test_the_busiest_lanes_of_a_channel_come_first(tmp_path: Path) -> None:
     assert [there.newest_bytes(lane) for lane in sizes] == [30, 800, 1, 5000]
     flat = replace(BOOKS[0], symbol="A-USD")
     assert there.newest_bytes(flat) == 0
+    assert there.newest_bytes(replace(BOOKS[0], symbol="A\0B")) == 0
     run.selected = [flat, *TRADES, *BOOKS]
     assert run.to_make(there) == [BOOKS[1], BOOKS[0], BOOKS[2], flat, *TRADES]
