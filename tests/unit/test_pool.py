@@ -19,7 +19,7 @@ import pytest
 
 from daedalus_etl import pool as pools
 from daedalus_etl import profiles
-from daedalus_etl.catalog import Catalog, roots
+from daedalus_etl.catalog import Catalog, Survey, roots
 from daedalus_etl.errors import DaedalusError
 from daedalus_etl.lanes import Lane
 from daedalus_etl.models import Graph
@@ -155,22 +155,33 @@ def test_a_fresh_worker_that_cannot_be_had_leaves_nobody(monkeypatch: pytest.Mon
     assert [lane for _, lane in workers.made] == BOOKS
 
 
-def test_the_busiest_lanes_of_a_channel_come_first(tmp_path: Path) -> None:
-    """By what their newest hour holds; one whose folder cannot be read last, by name."""
+def test_what_takes_longest_is_handed_out_first(tmp_path: Path) -> None:
+    """By what the newest hour holds, of the lane and of what is read beside; by name what has no hour folder."""
     data = tmp_path / "raw" / "ready" / "ccxt"
-    sizes = {BOOKS[0]: {9: [900], 10: [30]}, BOOKS[1]: {10: [20] * 40}, BOOKS[2]: {9: [1]}, TRADES[0]: {10: [5000]}}
+    quotes = replace(TRADES[0], channel="ticker")
+    sizes = {
+        BOOKS[0]: {9: [90_000], 10: [3000]}, BOOKS[1]: {10: [2000] * 40}, BOOKS[2]: {9: [1]},
+        TRADES[0]: {10: [5000]}, quotes: {10: [4000]},
+    }  # fmt: skip
     for lane, hours in sizes.items():
         for hour, files in hours.items():
             for number, size in enumerate(files):
                 path = data / lane.channel / f"exchange=demo/symbol={lane.symbol}/year=2026/month=2/day=3/hour={hour}"
                 path.mkdir(parents=True, exist_ok=True)
                 (path / f"{number}.parquet").write_bytes(bytes(size))
-    profile = profiles.load("laptop", None, {}).with_data(str(tmp_path), None)
-    run = Run(profile, Graph(profile.projects, profile.variables), Selection(), lambda *_: None)
-    there = Catalog(profile, roots(profile))
-    assert [there.newest_bytes(lane) for lane in sizes] == [30, 800, 1, 5000]
     flat = replace(BOOKS[0], symbol="A-USD")
-    assert there.newest_bytes(flat) == 0
-    assert there.newest_bytes(replace(BOOKS[0], symbol="A\0B")) == 0
-    run.selected = [flat, *TRADES, *BOOKS]
-    assert run.to_make(there) == [BOOKS[1], BOOKS[0], BOOKS[2], flat, *TRADES]
+    lanes = (flat, *BOOKS, *TRADES, quotes)
+
+    def ordered(name: str, workers: int) -> list[Lane]:
+        profile = profiles.load(name, None, {}).with_data(str(tmp_path), None)
+        there = Catalog(profile, roots(profile))
+        assert [there.newest_bytes(lane) for lane in sizes] == [3000, 80_000, 1, 5000, 4000]
+        assert there.newest_bytes(flat) == 0
+        assert there.newest_bytes(replace(flat, symbol="A\0B")) == 0
+        run = Run(profile, Graph(profile.projects, profile.variables), Selection(), lambda *_: None, workers)
+        run.survey, run.selected = Survey(lanes), list(lanes)
+        return run.to_make(there)
+
+    assert ordered("laptop", 2) == [BOOKS[1], quotes, *TRADES, BOOKS[0], BOOKS[2], flat]
+    assert ordered("pi4", 2) == [BOOKS[1], BOOKS[0], BOOKS[2], flat, *TRADES, quotes]
+    assert ordered("pi4", 1) == ordered("laptop", 1) == [*sorted((flat, *BOOKS)), *TRADES, quotes]
