@@ -18,6 +18,7 @@ import numpy as np
 from benchmarks import bronze
 from benchmarks.measure import CannotMeasureError, Measured, in_turn, ratio
 from daedalus_etl import kernels, models, silver
+from daedalus_etl.beside import Beside, as_numpy
 from daedalus_etl.engine import Engine, batches
 from daedalus_etl.kernels import orderbook
 from daedalus_etl.lanes import HOUR_US
@@ -97,10 +98,10 @@ def _inputs(subject: bronze.Subject) -> tuple[dict[str, Any], list[dict[str, Any
     statements = subject.graph.render(model, walk._context(files))
     ordered, _ = models.require_kernel_statements(model, statements)
     books = [
-        {name: silver._numpy(batch.column(name), pc).copy() for name in kernel.reads()}
+        {name: as_numpy(batch.column(name), pc).copy() for name in kernel.reads()}
         for batch in batches(engine.reader(ordered, subject.profile.batch_rows))
     ]
-    beside = silver.Beside(engine, "bronze_trades", kernel.reads_beside()["bronze.trades"])
+    beside = Beside(engine, "bronze_trades", kernel.reads_beside()["bronze.trades"])
     trades = {name: values.copy() for name, values in beside.rest().items()}
     engine.close()
     for columns in (*books, trades):

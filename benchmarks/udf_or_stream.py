@@ -20,6 +20,7 @@ from typing import Any
 import pyarrow as pa
 
 from daedalus_etl import catalog, kernels, models, profiles, silver
+from daedalus_etl.beside import Beside, as_numpy
 from daedalus_etl.engine import Engine
 from daedalus_etl.lanes import HOUR_US
 
@@ -85,14 +86,14 @@ class UdfWalk(silver.Walk):
         )
         self._flags = {}
         reads = kernel.reads()
-        beside = {"bronze.trades": silver.Beside(self.engine, "bronze_trades", kernel.reads_beside()["bronze.trades"])}
+        beside = {"bronze.trades": Beside(self.engine, "bronze_trades", kernel.reads_beside()["bronze.trades"])}
         kernel.start_partition()
 
         def walk(rows: pa.ChunkedArray) -> pa.Array:
             import pyarrow.compute as pc
 
             arrays = dict(zip(reads, rows.combine_chunks().flatten(), strict=True))
-            columns = {n: silver._numpy(a, pc) for n, a in arrays.items()}
+            columns = {n: as_numpy(a, pc) for n, a in arrays.items()}
             out, taken = kernel.advance(columns, {n: b.up_to(int(columns["clock_us"][-1])) for n, b in beside.items()})
             beside["bronze.trades"].drop(taken["bronze.trades"])
             parts = [pa.array(row, from_pandas=True) for row in out]

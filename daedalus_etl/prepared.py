@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from daedalus_etl import models
 from daedalus_etl.audit import SCHEMAS
+from daedalus_etl.beside import as_numpy
 from daedalus_etl.engine import Engine, Slot, raw_relation
 from daedalus_etl.lanes import US
 from daedalus_etl.models import Context
-from daedalus_etl.silver import COUNTED, COUNTS, Files, Walk, _add, _carried, _numpy, _table, first_price, unit_of
+from daedalus_etl.silver import COUNTED, COUNTS, Files, Walk, _add, _carried, _table, first_price, unit_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -229,12 +230,12 @@ class PreparedWalk(Walk):
         for name, columns in self.kernel.reads_beside().items():
             if name in self.inputs:
                 found = self.statements.run(f"beside_{_table(name)}").to_arrow_table().combine_chunks()
-                beside[name] = {column: _numpy(_whole(found, column), pc) for column in columns}
+                beside[name] = {column: as_numpy(_whole(found, column), pc) for column in columns}
         self.kernel.start_partition()
         made: list[Any] = []
         reads = self.kernel.reads()
         for batch in rows.combine_chunks().to_batches(max_chunksize=self.engine.profile.batch_rows):
-            arrays = {name: _numpy(batch.column(name), pc) for name in reads}
+            arrays = {name: as_numpy(batch.column(name), pc) for name in reads}
             out, taken = self.kernel.advance(arrays, beside)
             for name, n in taken.items():
                 beside[name] = {column: values[n:] for column, values in beside[name].items()}

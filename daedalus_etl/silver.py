@@ -12,6 +12,7 @@ import duckdb
 
 from daedalus_etl import canonical, models
 from daedalus_etl.audit import Facts
+from daedalus_etl.beside import Beside, as_numpy
 from daedalus_etl.engine import Engine, batches
 from daedalus_etl.lanes import US, Lane, Segment
 from daedalus_etl.models import Context, Graph, Model
@@ -373,7 +374,7 @@ class Walk:
         self.kernel.start_partition()
         reads = self.kernel.reads()
         for batch in batches(reader):
-            columns = {name: _numpy(batch.column(name), pc) for name in reads}
+            columns = {name: as_numpy(batch.column(name), pc) for name in reads}
             until = int(columns["clock_us"][-1])
             near = {name: rows.up_to(until) for name, rows in beside.items()}
             out, taken = self.kernel.advance(columns, near)
@@ -394,7 +395,7 @@ class Walk:
 
         valid, overflow = columns["is_valid"], 0
         if "is_sound" in batch.schema.names:  # a user's model need not say it
-            overflow = int((_numpy(batch.column("is_sound"), pc) & ~valid).sum())
+            overflow = int((as_numpy(batch.column("is_sound"), pc) & ~valid).sum())
         rows = batch.num_rows
         last = int(columns["clock_us"][-1])
         _add(counts, last, duplicate=-rows, invalid=rows - int(valid.sum()), overflow=overflow)
@@ -468,74 +469,6 @@ def first_price(con: duckdb.DuckDBPyConnection, rows: str, price: str) -> tuple[
 def unit_of(price: float) -> float:
     """The unit of a lane's exact price sums: 2**-54 of the power of two below its first valid price (SPEC 11.2)."""
     return math.ldexp(1.0, math.frexp(price)[1] - 1 - 54)
-
-
-class Beside:
-    """The rows of another relation of the lane, merged with the stream on the clock."""
-
-    def __init__(self, engine: Engine, table: str, columns: Sequence[str]):
-        self.columns = tuple(columns)
-        sql = (
-            f"select {', '.join(columns)} from {table} where not is_context and not is_duplicate "
-            "order by clock_us, lane_order"
-        )
-        self._reader = engine.reader(sql, 8192)
-        self._batches = batches(self._reader)
-        self._rows: dict[str, Any] | None = None
-        self._done = False
-
-    def up_to(self, until: int) -> dict[str, Any]:
-        """At least all rows with a clock at or before `until` that were not dropped yet."""
-        while not self._done and (
-            self._rows is None or not len(self._rows["clock_us"]) or self._rows["clock_us"][-1] <= until
-        ):
-            self._pull()
-        assert self._rows is not None
-        return self._rows
-
-    def drop(self, n: int) -> None:
-        assert self._rows is not None
-        if n:
-            self._rows = {name: values[n:] for name, values in self._rows.items()}
-
-    def rest(self) -> dict[str, Any]:
-        while not self._done:
-            self._pull()
-        assert self._rows is not None
-        return self._rows
-
-    def _pull(self) -> None:
-        import numpy as np
-        import pyarrow.compute as pc
-
-        batch = next(self._batches, None)
-        if batch is None:
-            self._done = True
-            if self._rows is None:
-                schema = self._reader.schema
-                self._rows = {n: _fixed(np.empty(0, schema.field(n).type.to_pandas_dtype())) for n in self.columns}
-            return
-        new = {name: _numpy(batch.column(name), pc) for name in self.columns}
-        if self._rows is not None and len(self._rows[self.columns[0]]):
-            new = {name: _fixed(np.concatenate([self._rows[name], values])) for name, values in new.items()}
-        self._rows = new
-
-
-def _numpy(column: Any, pc: Any) -> Any:
-    """An Arrow column as NumPy: NULL is NaN in floats; booleans and integers have no NULL here."""
-    import pyarrow as pa
-
-    if column.null_count:
-        if not pa.types.is_floating(column.type):
-            raise AssertionError(f"NULL in a column of type {column.type}")
-        column = pc.fill_null(column, float("nan"))
-    return _fixed(column.to_numpy(zero_copy_only=False))
-
-
-def _fixed(values: Any) -> Any:
-    """Read-only, whether Arrow's memory or a copy: numba compiles a kernel again for arrays that can be written."""
-    values.flags.writeable = False
-    return values
 
 
 def _table(name: str) -> str:
