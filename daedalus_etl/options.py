@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they make: a Profile, a Graph, a time. Imports click only."""
+"""Options that several commands share, and what they make: a Profile, a Graph, a Run, a time. Imports click only."""
 
 from __future__ import annotations
 
@@ -210,3 +210,20 @@ def check_span(given: Mapping[str, Any]) -> None:
             "--end",
             "The end is exclusive: for a day, give the next one.",
         )
+
+
+def run_of(given: dict[str, Any]) -> Any:
+    from daedalus_etl.runner import Run, Selection
+
+    check_span(given)
+    profile = profile_of(given)
+    if given["trades"] is not None and not given["trades"].is_dir():
+        raise UsageError(
+            "is no folder", str(given["trades"]), "--trades names a data root, or a folder of trades segments."
+        )
+    selection = Selection(
+        given["select"], given["exchanges"], given["symbols"], given["start"], given["end"], given["trades"],
+        given.get("full_refresh", False),
+    )  # fmt: skip
+    workers = workers_of(given.get("workers"), profile)
+    return Run(profile, graph_of(profile), selection, lambda *_: None, workers)
