@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -19,6 +18,8 @@ from typing import IO, TYPE_CHECKING, Any
 from daedalus_etl import catalog, files, kernels, lanes, lookout
 from daedalus_etl.catalog import Survey
 from daedalus_etl.errors import StoppedError
+from daedalus_etl.hired import Hired
+from daedalus_etl.jobs import Jobs
 from daedalus_etl.lanes import Lane
 from daedalus_etl.ledger import staging_of
 from daedalus_etl.plan import Reach, Scope
@@ -30,43 +31,6 @@ if TYPE_CHECKING:
 
 END_IN = 8.0  # seconds that processes have to end in
 TICK = 1.0  # seconds until something that waits is looked at again
-PAUSES = (1.0, 60.0)  # seconds after a failure: the first, and the longest
-
-
-@dataclass
-class Job:
-    """What is to be closed or mended of a lane."""
-
-    since: int
-    open_days: bool = False
-    not_before: float = 0.0
-    pause: float = 0.0
-
-
-@dataclass
-class _Ask:
-    """What a process is to be asked."""
-
-    name: str
-    arguments: tuple[Any, ...]
-
-
-class Hired:
-    """A process that is asked one thing after the other."""
-
-    def __init__(self, process: Process):
-        self.process = process
-        self.asks: deque[_Ask] = deque()
-        self.busy: _Ask | None = None
-        self.waits = False  # for a file, another channel, or the end of a pause: it wants to be asked again soon
-
-    def ask(self, name: str, *arguments: Any) -> None:
-        self.asks.append(_Ask(name, arguments))
-
-    def go_on(self) -> None:
-        if self.busy is None and self.asks:
-            self.busy = self.asks.popleft()
-            self.process.send(self.busy.name, *self.busy.arguments)
 
 
 class AgainError(Exception):
@@ -98,9 +62,7 @@ class Session:
         self.mine: dict[Lane, int] = {}  # which follower has a lane
         self.asleep: set[Lane] = set()  # silent for long: their own bronze wakes them, that of others does not
         self.unsettled: set[str] = set()  # lanes of which something failed while all was brought up to date
-        self.jobs: dict[Lane, Job] = {}
-        self.closing: Lane | None = None
-        self.failing = False  # of the job in hand
+        self.jobs = Jobs()
         self.bad: dict[str, tuple[int, int] | None] = {}  # segments that were put aside, and what tells their content
 
     def end_soon(self) -> None:
@@ -208,7 +170,7 @@ class Session:
         mine, self.staged = [x for x in self.staged if x["lane"] == lane], [x for x in self.staged if x["lane"] != lane]
         for one in mine:
             self._adopt(one)
-        self._pulse(follower)
+        follower.pulse()
 
     def _all_whole(self) -> bool:
         variables, selection = self.profile.variables, self.selection
@@ -271,7 +233,7 @@ class Session:
         for one in staged:
             self._adopt(one)
         for hired in dict.fromkeys(self.live):
-            hired.ask("pulse", ())
+            hired.pulse()
         processes = {"watch": os.getpid(), "close": self.closer.process.process.pid}
         processes |= {f"follow-{k}": one.process.process.pid for k, one in enumerate(dict.fromkeys(self.live))}
         self.watch.metrics.processes(processes)
@@ -295,20 +257,18 @@ class Session:
                 watch.metrics.cycle(watch.beat.cycle_seconds)
                 watch.write_beat()
                 for hired in dict.fromkeys(self.live):
-                    self._pulse(hired)
+                    hired.pulse()
             waiting = [one for one in dict.fromkeys(self.live) if one.waits]
             if now >= for_later and waiting:
                 for hired in waiting:
-                    self._pulse(hired)
+                    hired.pulse()
                 for_later = now + TICK
             self._give_out(now)
             watch.alive()
             everybody = [*dict.fromkeys(self.live), *([self.closer] if self.closer else [])]
             for one in everybody:
                 one.go_on()
-            until = min(next_look, for_later if waiting else next_look, *(
-                job.not_before for job in self.jobs.values() if job.not_before > now
-            ) if self.closing is None else ())  # fmt: skip
+            until = min(next_look, for_later if waiting else next_look, self.jobs.next_due(now) or next_look)
             timeout = max(0.0, until - time.monotonic())
             if watch.notifier.interval:
                 timeout = min(timeout, watch.notifier.interval)
@@ -347,7 +307,7 @@ class Session:
         if look:
             self._look(0.0)
         for hired, paths in by_follower.items():
-            self._pulse(hired, paths)
+            hired.pulse(paths)
 
     def _place(self, path: str) -> tuple[Lane, int, bool] | None:
         """The lane and hour of a path in an hour folder, or of the folder."""
@@ -362,14 +322,6 @@ class Session:
                     return None
                 return Lane(names[0], names[1], channel), hour, len(parts) == 7
         return None
-
-    def _pulse(self, hired: Hired, paths: Any = ()) -> None:
-        """Ask for a look at files; what is asked already goes together."""
-        for ask in hired.asks:
-            if ask.name == "pulse":
-                ask.arguments = ((*ask.arguments[0], *paths),)
-                return
-        hired.ask("pulse", tuple(paths))
 
     def _look(self, seconds: float) -> None:
         found = self.lookout.look(seconds)
@@ -399,7 +351,7 @@ class Session:
             self._late(lane, hour)
             follower = self._follower(lane, hour)
             if follower is not None:
-                self._pulse(follower, lookout.files_in(folder))
+                follower.pulse(lookout.files_in(folder))
 
     def _open_hour(self, lane: Lane) -> int:
         """The first hour of a lane that is not closed; -1 if it is not followed."""
@@ -421,30 +373,23 @@ class Session:
                 self._job(taker, hour, open_days=True)
 
     def _job(self, lane: Lane, since: int, *, open_days: bool = False) -> None:
-        if lane not in self.todo:
-            return
-        job = self.jobs.setdefault(lane, Job(since))
-        job.since, job.open_days = min(job.since, since), job.open_days or open_days
+        if lane in self.todo:
+            self.jobs.add(lane, since, open_days=open_days)
 
     def _give_out(self, now: float) -> None:
         """The next thing to be closed or mended."""
         assert self.closer is not None
-        if self.closing is not None or self.closer.busy or self.closer.asks:
+        taken = None if self.closer.busy or self.closer.asks else self.jobs.take(now)
+        if taken is None:
             return
-        due = [lane for lane, job in self.jobs.items() if job.not_before <= now]
-        if not due:
-            return
-        lane = min(due, key=lambda one: self.jobs[one].not_before)
-        self.closing, self.job = lane, self.jobs.pop(lane)
-        self.failing = False
+        lane, job = taken
         if lane in self.whole:
             self.closer.ask("whole", lane, self.temp)
         elif lane not in self.mine:
             self.closer.ask(self.settling, lane, self.temp)
         else:
             reach = Reach(
-                since=self.job.since, behind=self._open_hour(lane), proved=self.proved.get(lane),
-                open_days=self.job.open_days,
+                since=job.since, behind=self._open_hour(lane), proved=self.proved.get(lane), open_days=job.open_days
             )  # fmt: skip
             self.closer.ask("mend", lane, self.temp, reach)
 
@@ -492,7 +437,7 @@ class Session:
 
     def hear_closer(self, event: str, details: Mapping[str, Any]) -> None:
         """The same, of the process that closes: what fails there is the job in hand."""
-        self.failing = self.failing or event == "failed"
+        self.jobs.fails = self.jobs.fails or event == "failed"
         self.hear(event, details)
 
     def _adopt(self, details: Mapping[str, Any]) -> None:
@@ -519,35 +464,29 @@ class Session:
             self.watch.passed(asked.name)
         if answer.kind == "error":
             self.watch.fail(asked.name, answer.value)
-            self.failing = self.failing or hired is self.closer
+            self.jobs.fails = self.jobs.fails or hired is self.closer
         elif asked.name == "pulse":
             hired.waits = answer.value["waits"]
             if answer.value["again"]:
-                self._pulse(hired)
+                hired.pulse()
         elif asked.name == "resurvey":
             fresh = set(answer.value.with_bronze - self.survey.with_bronze)
             if fresh:
                 self._enter(fresh)
-        if hired is self.closer and self.closing is not None:
+        if hired is self.closer and self.jobs.in_hand is not None:
             self._closed()
 
     def _closed(self) -> None:
-        lane, self.closing = self.closing, None
-        assert lane is not None
-        if self.failing:
-            pause = min(max(PAUSES[0], 2 * self.job.pause), PAUSES[1])
-            later = self.jobs.setdefault(lane, replace(self.job))
-            later.since, later.open_days = min(later.since, self.job.since), later.open_days or self.job.open_days
-            later.pause, later.not_before = pause, time.monotonic() + pause
-        else:
+        lane, well = self.jobs.done(time.monotonic())
+        if well:
             for what in list(self.watch.told.failed):
                 if what.endswith(str(lane)):
                     self.watch.passed(what)
-        if not self.failing and lane not in self.mine:
+        if well and lane not in self.mine:
             self._follow(lane)
         elif lane in self.mine:
             self.live[self.mine[lane]].ask("closed", lane)
-            self._pulse(self.live[self.mine[lane]])
+            self.live[self.mine[lane]].pulse()
 
 
 def _share(lane: Lane, among: int, variables: Mapping[str, Any]) -> int:

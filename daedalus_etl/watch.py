@@ -21,13 +21,14 @@ from typing import Any
 
 from daedalus_etl.errors import DaedalusError
 from daedalus_etl.heartbeat import Beat
+from daedalus_etl.jobs import PAUSES
 from daedalus_etl.metrics import Metrics
 from daedalus_etl.models import Graph
 from daedalus_etl.notify import Notifier
 from daedalus_etl.plan import Selection
 from daedalus_etl.profiles import Profile
 from daedalus_etl.runner import exclusive
-from daedalus_etl.session import PAUSES, AgainError, Session
+from daedalus_etl.session import AgainError, Session
 
 Listener = Callable[[str, Mapping[str, Any]], None]
 FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO))
