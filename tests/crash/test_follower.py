@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from daedalus_etl.plan import Reach, Selection
 from daedalus_etl.simulator import Market, simulate
 from daedalus_etl.worker import Hand
 from tests import harness, roots
-from tests.feeder import Feeder, Mischief, parquet, write_whole
+from tests.feeder import Feeder, Mischief, Step, parquet, write_whole
 from tests.watching import Part, differences, last_clocks, published
 
 START = datetime(2026, 2, 3, 22, 58, tzinfo=UTC)  # the hour turns after two minutes
@@ -235,6 +235,22 @@ def test_a_lane_that_could_not_begin_keeps_no_other_from_its_rows(
     assert {partition.split("/")[1] for partition in published(root) if partition.startswith("silver/")} == {"trades"}
 
 
+def fed(root: Path, disk: Disk, steps: Sequence[Step]) -> Follower:
+    """A follower that has seen these steps, the first four of them at its start."""
+    for step in steps[:4]:
+        write_whole(root / step.path, parquet(step.piece.rows))
+    follower = Follower(root, root.parent / "temp", disk)
+    for step in steps[4:]:
+        write_whole(root / step.path, parquet(step.piece.rows))
+        follower.pulse(disk, root / step.path)
+    follower.pulse(disk)
+    return follower
+
+
+def bar_ends(root: Path) -> set[tuple[str, int]]:
+    return {(name, end) for name, part in published(root).items() if "gold/" in name for end in part.clocks}
+
+
 @pytest.mark.parametrize("state", ["kept", "lost", "changed", "lost later"])
 def test_bars_begin_anew_with_an_hour_whose_journal_is_lost(
     scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str
@@ -243,14 +259,7 @@ def test_bars_begin_anew_with_an_hour_whose_journal_is_lost(
     disk, root = Disk(monkeypatch), tmp_path / "data"
     late = [step for step in scene.feeder.steps if "trades" in step.path and "hour=23" in step.path][2]
     steps = [step for step in scene.feeder.steps if step != late]
-    for step in steps[:4]:
-        write_whole(root / step.path, parquet(step.piece.rows))
-    follower = Follower(root, tmp_path / "temp", disk)
-    for step in steps[4:]:
-        write_whole(root / step.path, parquet(step.piece.rows))
-        follower.pulse(disk, root / step.path)
-    follower.pulse(disk)
-    follower.close()
+    fed(root, disk, steps).close()
     bars = {partition for partition in differences(published(root), scene.want) if "gold/trades_bars/60s" in partition}
     assert bars, "the late segment changes no bar that has ended"
     (journal,) = (path for path in root.rglob("2026-02-03T23.open") if "silver.trades" in str(path))
@@ -262,9 +271,11 @@ def test_bars_begin_anew_with_an_hour_whose_journal_is_lost(
     elif state == "changed":
         kept.write_bytes(kept.read_bytes()[:-1])
     monkeypatch.setattr(live, "PAUSES", (0.0, 0.0))
+    there = bar_ends(root)
     follower = Follower(root, tmp_path / "temp", disk, settled=kept.unlink if state == "lost later" else lambda: None)
     try:
         for _ in range(30):
+            assert there <= bar_ends(root), "a published bar is missing"
             if not follower.pulse(disk) and not differences(published(root), scene.want, scene.lasts):
                 break
     finally:
@@ -284,12 +295,7 @@ def test_bars_of_rows_that_changed_are_made_again_after_an_end_right_between_the
     steps = [step for step in scene.feeder.steps if hour == 23 or "hour=22" in step.path]
     late = [step for step in steps if "trades" in step.path and f"hour={hour}" in step.path][1]
     steps.remove(late)
-    for step in steps[:4]:
-        write_whole(root / step.path, parquet(step.piece.rows))
-    follower = Follower(root, tmp_path / "temp", disk)
-    for step in steps[4:]:
-        write_whole(root / step.path, parquet(step.piece.rows))
-        follower.pulse(disk, root / step.path)
+    follower = fed(root, disk, steps)
 
     def wrong() -> list[str]:
         return [text for text in differences(published(root), scene.want, scene.lasts) if "another one" in text]
