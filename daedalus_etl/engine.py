@@ -234,9 +234,12 @@ class Engine:
 
 
 def _set_variable(con: duckdb.DuckDBPyConnection, name: str, value: Any) -> None:
-    """Numbers are written as they are: for each parameter DuckDB looks for pandas, 0.2 ms if there is none."""
+    """Numbers are written as they are, and the names of files go as one text, with NULs between, which no name has:
+    for each value of a parameter DuckDB looks for pandas, 0.1 ms if there is none."""
     if value is None or isinstance(value, (int, float)):
         con.execute(f"set variable {name} = {quote(value)}")
+    elif isinstance(value, list) and value:
+        con.execute(f"set variable {name} = string_split($1, chr(0))", ["\0".join(value)])
     else:
         con.execute(f"set variable {name} = $1", [value])
 
