@@ -45,10 +45,7 @@ def ls(select: tuple[str, ...], as_json: bool, **given: Any) -> None:
 
 
 @click.command("compile")
-@opt.data_options
-@opt.select_option
-@opt.lane_options
-@opt.durations_option
+@opt.selection_options
 @click.option("--all-lanes", is_flag=True, help="One folder for each selected lane, not only the first.")
 @click.option(
     "--output", type=opt.FOLDER, default=Path("target"), show_default=True, metavar="DIR", help="Folder for the SQL."

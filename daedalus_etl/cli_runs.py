@@ -12,10 +12,7 @@ from daedalus_etl.errors import UsageError
 
 
 @click.command()
-@opt.data_options
-@opt.select_option
-@opt.lane_options
-@opt.durations_option
+@opt.selection_options
 @opt.refresh_option
 @click.option("--dry-run", is_flag=True, help="The same as `daedalus plan`: say what would be made, and make nothing.")
 @opt.workers_option
@@ -71,10 +68,7 @@ def _refuse_unpublished(work: Any) -> None:
 
 
 @click.command()
-@opt.data_options
-@opt.select_option
-@opt.lane_options
-@opt.durations_option
+@opt.selection_options
 @opt.refresh_option
 @opt.json_option
 @opt.project_options
@@ -124,10 +118,7 @@ def _show_plan(work: Any, as_json: bool) -> None:
 
 
 @click.command()
-@opt.data_options
-@opt.select_option
-@opt.lane_options
-@opt.durations_option
+@opt.selection_options
 @opt.json_option
 @opt.project_options
 def status(as_json: bool, **given: Any) -> None:
@@ -193,10 +184,7 @@ def health(as_json: bool, **given: Any) -> None:
 
 
 @click.command()
-@opt.data_options
-@opt.select_option
-@opt.lane_options
-@opt.durations_option
+@opt.selection_options
 @click.option(
     "--poll-interval",
     type=click.FloatRange(0.05, 3600),

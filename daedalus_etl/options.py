@@ -127,6 +127,7 @@ durations_option = click.option(
     metavar="SECONDS",
     help="Bars of these durations, for example 60,300; the same as --var bar_durations=60,300.",
 )
+selection_options = _stacked(data_options, select_option, lane_options, durations_option)
 refresh_option = click.option(
     "--full-refresh", is_flag=True, help="Make what is selected again, even if nothing has changed."
 )
